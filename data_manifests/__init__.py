@@ -1,0 +1,1 @@
+"""Data manifests: YAML files, one per data set."""

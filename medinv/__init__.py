@@ -1,0 +1,1 @@
+"""Medical volumes from raw or undersampled measurements, with diffusion priors."""

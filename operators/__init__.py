@@ -1,0 +1,1 @@
+"""Physics: linear operators between images and measurements, with exact adjoints."""

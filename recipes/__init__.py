@@ -1,0 +1,1 @@
+"""Recipes: YAML files, one per everyday task or paper setting."""
