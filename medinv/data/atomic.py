@@ -1,0 +1,77 @@
+"""Write a file whole or not at all.
+
+The content goes to a temporary file beside the target, which `os.replace` then moves into place:
+a reader sees the old file or the new one, and a full disk or a killed run leaves neither half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from medinv.errors import OutputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends without an error.
+
+    The temporary name keeps the suffixes of ``path``, for writers that choose a format by them.
+    Missing parent folders are made.
+
+    Raises:
+        OutputError: on any `OSError` inside the block (disk full, no permission). The temporary
+            file is removed; what stood under ``path`` before is untouched.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "note.txt")
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("done")
+    >>> target.read_text()
+    'done'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(6)}.partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path}: the file could not be written ({reason}); nothing was left under this name. "
+            "Free some space or choose another output folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, atomically.
+
+    Raises:
+        OutputError: the file could not be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as indented JSON to ``path``, atomically.
+
+    Raises:
+        OutputError: the file could not be written.
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Make a delayed write error (a full disk or quota) appear before the file takes its name."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
