@@ -1,0 +1,100 @@
+"""The prior interface: a denoiser in the VE coordinate, and the intensity scale it was made for.
+
+A prior p(x) is known through ``D(x_t, sigma) = E[x | x_t]`` for ``x_t = x + sigma n``, where ``sigma``
+is the standard deviation of each real component of the noise. Networks of other parametrisations (VP,
+EDM, flow) are adapted to this form inside `medinv.priors` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medinv.errors import CheckpointError, ShapeError
+from medinv.operators.base import LinearOperator
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """How one unit of the prior relates to physical intensity.
+
+    Args:
+        value: the physical intensity of one prior unit, where the domain has a unit (CT: the
+            attenuation of water in 1/mm).
+        percentile: where it has none (MR), the percentile of the magnitude image that is one prior
+            unit; the scale is then estimated from the measurement. ``value`` is ignored.
+    """
+
+    value: float = 1.0
+    percentile: float | None = None
+
+    @torch.no_grad()
+    def estimate(self, y: Tensor, A: LinearOperator) -> float:
+        """Physical intensity of one prior unit for this measurement, from ``y`` alone.
+
+        Uses a short least-squares reconstruction (10 CG iterations, early stopping regularises).
+
+        Args:
+            y: measurement, ``(*batch, *A.codomain.shape)``; one subject, one scale.
+            A: its operator.
+
+        Raises:
+            ShapeError: the measurement is zero everywhere, so no scale can be told from it.
+        """
+        if self.percentile is None:
+            return self.value
+        magnitude = A.normalized().solve(y / A.norm(), max_iter=10).abs()
+        scale = float(_quantile(magnitude, self.percentile / 100))
+        if not scale > 0:
+            raise ShapeError(
+                f"the {self.percentile}th percentile of the least-squares image is {scale}: the "
+                "measurement is empty; check the k-space and its mask"
+            )
+        return scale
+
+
+def _quantile(x: Tensor, q: float) -> Tensor:
+    """Quantile of all elements (torch.quantile refuses more than 16 M of them)."""
+    flat = x.flatten()
+    return flat.kthvalue(max(1, round(q * flat.numel()))).values
+
+
+class Prior(nn.Module, ABC):
+    """A diffusion prior, known through its denoiser.
+
+    Attributes:
+        dtype: dtype of an item, float32 for real and complex64 for complex images.
+        ndim: number of axes of one item, 2 for images and 3 for volumes.
+        scale: how the prior's units relate to physical intensity.
+    """
+
+    dtype: torch.dtype
+    ndim: int
+    scale: IntensityScale
+
+    @abstractmethod
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """``E[x0 | x]``: ``x`` is ``(*batch, *item)``, ``sigma`` a number or one per batch item."""
+
+    def check(self, A: LinearOperator) -> None:
+        """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
+
+        A prior of 2D images serves an operator of 2D images (further axes are batch); to serve a
+        volume operator, wrap it in `SlicePrior`.
+        """
+        if self.dtype.is_complex != A.domain.dtype.is_complex:
+            mine, theirs = (
+                "complex" if dtype.is_complex else "real" for dtype in (self.dtype, A.domain.dtype)
+            )
+            raise CheckpointError(
+                f"the prior describes {mine} images but the operator acts on {theirs} ones; choose a "
+                f"prior of {'MR' if theirs == 'complex' else 'CT'} images (`medinv priors` lists them)"
+            )
+        if self.ndim > len(A.domain.shape):
+            raise CheckpointError(
+                f"the prior describes items with {self.ndim} axes but the operator's images have "
+                f"{len(A.domain.shape)}: {A.domain.shape}"
+            )

@@ -1,0 +1,78 @@
+"""Networks as priors: EDM preconditioning and the real/complex adapter.
+
+Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"
+(arXiv:2206.00364), Table 1, in the VE coordinate (s = sigma_data):
+
+    D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
+    c_skip = s^2 / (sigma^2 + s^2),  c_out = sigma s / sqrt(sigma^2 + s^2),  c_in = 1 / sqrt(sigma^2 + s^2)
+
+A complex image is two real channels inside `forward` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medinv.priors.base import IntensityScale, Prior
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 have hardware support on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+
+
+class NetworkPrior(Prior):
+    """A 2D prior from a network ``F((b, channels, y, x), (b,))``.
+
+    Args:
+        network: real network with one channel (real images) or two (complex images).
+        sigma_data: root mean square of the training data per real component.
+        complex_images: whether items are complex64, else float32.
+        scale: how the prior's units relate to physical intensity.
+        chunk: most images sent through the network at once; bounds memory.
+    """
+
+    def __init__(self, network: nn.Module, sigma_data: float, *, complex_images: bool = False,
+                 scale: IntensityScale | None = None, chunk: int = 8) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.sigma_data, self.chunk = sigma_data, chunk
+        self.dtype = torch.complex64 if complex_images else torch.float32
+        self.ndim, self.scale = 2, scale or IntensityScale()
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``D`` on real channels: ``x`` (b, channels, y, x), ``sigma`` (b,); the training form."""
+        s = sigma.reshape(-1, 1, 1, 1)
+        total = s.square() + self.sigma_data**2
+        inner = (x * total.rsqrt()).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16_is_fast(x.device)):
+            features = self.network(inner, sigma.log() / 4)
+        return self.sigma_data**2 / total * x + s * self.sigma_data * total.rsqrt() * features.float()
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape."""
+        batch = x.shape[:-2]
+        images = x.reshape(-1, *x.shape[-2:])
+        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(batch).flatten()
+        parts = [
+            from_channels(self.denoise(to_channels(part), sigma_part), self.dtype)
+            for part, sigma_part in zip(
+                images.split(self.chunk), sigmas.split(self.chunk), strict=True
+            )
+        ]
+        return torch.cat(parts).reshape(x.shape)
+
+
+def to_channels(x: Tensor) -> Tensor:
+    """Images (b, y, x) as real channels (b, 1 or 2, y, x)."""
+    return torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
+
+
+def from_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The inverse of `to_channels`."""
+    if dtype.is_complex:
+        return torch.view_as_complex(x.permute(0, 2, 3, 1).contiguous())
+    return x[:, 0]

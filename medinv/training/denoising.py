@@ -1,0 +1,40 @@
+"""The denoising score-matching loss, for priors trained on clean images.
+
+Vincent 2011; Karras et al. 2022 (arXiv:2206.00364), equations 2 and 8: with s = sigma_data and
+``log(sigma / (2 s)) ~ N(noise_mean, noise_std^2)``,
+
+    loss = E  (sigma^2 + s^2) / (sigma s)^2  |D(x0 + sigma n, sigma) - x0|^2
+
+The minimiser is the posterior mean ``E[x0 | x]`` whatever the weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from medinv.priors.edm import NetworkPrior, to_channels
+
+
+def draw_sigma(n: int, sigma_data: float, mean: float, std: float, rng: Generator) -> Tensor:
+    """Noise levels (n,) of a training batch, log-normal."""
+    return 2 * sigma_data * (mean + std * torch.randn(n, generator=rng)).exp()
+
+
+def denoising_loss(prior: NetworkPrior, x0: Tensor, sigma: Tensor, rng: Generator) -> Tensor:
+    """Weighted mean squared error of each item.
+
+    Args:
+        prior: the network being trained.
+        x0: clean images (b, y, x) in prior units, real or complex.
+        sigma: noise level of each item (b,), std of each real component.
+        rng: where the noise comes from.
+
+    Returns:
+        The loss of each item (b,).
+    """
+    clean = to_channels(x0)
+    noise = torch.randn(clean.shape, generator=rng).to(clean.device)
+    denoised = prior.denoise(clean + sigma[:, None, None, None] * noise, sigma)
+    weight = (sigma.square() + prior.sigma_data**2) / (sigma * prior.sigma_data).square()
+    return weight * (denoised - clean).square().mean((1, 2, 3))
