@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,39 @@ from medinv.operators import linalg
 
 @dataclass(frozen=True)
 class Space:
-    """The shape (without batch axes) and dtype of an operator's input or output."""
+    """The shape (without batch axes) and dtype of an operator's input or output.
+
+    Attributes:
+        shape: sizes of the axes that the operator acts on.
+        dtype: dtype of the elements.
+        axes: names of the axes, for error messages only.
+
+    Example:
+        >>> Space((2, 3), torch.float32) == Space((2, 3), torch.float32, ("view", "col"))
+        True
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    axes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        """The shape, with the axes' names where they are known."""
+        names = [f"{name} " for name in self.axes] or [""] * len(self.shape)
+        sizes = "".join(f", {name}{n}" for name, n in zip(names, self.shape, strict=True))
+        return f"(*batch{sizes})"
 
     def check(self, x: Tensor, name: str) -> None:
         """Raise `ShapeError` unless ``x`` is ``(*batch, *shape)`` of this dtype."""
         n = len(self.shape)
         if x.ndim < n or tuple(x.shape[x.ndim - n :]) != self.shape:
             raise ShapeError(
-                f"{name}: expected (*batch, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"
+                f"{name}: expected {self}, got {tuple(x.shape)}; "
+                "crop or reorder the input, or build the operator for its shape."
             )
         if x.dtype != self.dtype:
-            raise ShapeError(f"{name}: expected {self.dtype}, got {x.dtype}; convert with .to()")
+            raise ShapeError(f"{name}: expected {self.dtype}, got {x.dtype}; "
+                             f"convert with .to({self.dtype}).")
 
     def batch_ndim(self, x: Tensor) -> int:
         """Number of leading batch axes of ``x``."""
@@ -130,13 +149,30 @@ class LinearOperator(nn.Module, ABC):
 
     def normalized(self) -> LinearOperator:
         """``A / ||A||``, the form in which data-consistency weights are stated."""
+        if self.norm() == 0:
+            raise ShapeError(f"{type(self).__name__}: the operator is 0 (is the mask empty, or "
+                             "are the maps zero?); it has no normalized form.")
         return (1 / self.norm()) * self
 
     def solve(self, y: Tensor, *, damping: float = 0.0, x0: Tensor | None = None,
               max_iter: int = 50, tol: float = 1e-6) -> Tensor:
-        """``argmin ||A x - y||^2 + damping ||x||^2`` by conjugate gradients, item by item."""
-        return linalg.cg(lambda v: self._normal(v) + damping * v, self.adjoint(y), x0,
-                         max_iter=max_iter, tol=tol, batch_ndim=self.codomain.batch_ndim(y))
+        """``argmin ||A x - y||^2 + damping ||x||^2`` by conjugate gradients, item by item.
+
+        Args:
+            y: ``(*batch, *codomain.shape)``.
+            damping: weight of ``||x||^2``, at least 0.
+            x0: start, ``(*batch, *domain.shape)``; zero if None.
+            max_iter: largest number of steps.
+            tol: relative residual of the normal equations at which an item stops.
+
+        Returns:
+            ``x``, ``(*batch, *domain.shape)``; its gradient in ``y`` solves the same equations.
+        """
+        def inverse(b: Tensor, start: Tensor | None = None) -> Tensor:
+            return linalg.cg(lambda v: self._normal(v) + damping * v, b, start, max_iter=max_iter,
+                             tol=tol, batch_ndim=self.domain.batch_ndim(b))
+
+        return _AdjointBackward.apply(self.adjoint(y), lambda b: inverse(b, x0), inverse)
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +192,10 @@ class Adjoint(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.op._forward(y)
+
+    def norm(self) -> float:
+        """``||A^H|| = ||A||``."""
+        return self.op.norm()
 
     @property
     def H(self) -> LinearOperator:
@@ -200,6 +240,10 @@ class Scaled(LinearOperator):
 
     def _normal(self, x: Tensor) -> Tensor:
         return abs(self.factor) ** 2 * self.op._normal(x)
+
+    def norm(self) -> float:
+        """``|a| ||A||``."""
+        return abs(self.factor) * self.op.norm()
 
 
 class Sum(LinearOperator):

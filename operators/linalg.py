@@ -6,28 +6,207 @@ Every inner product conjugates its first argument. Leading ``batch_ndim`` axes a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+_Map = Callable[[Tensor], Tensor]
 
-def _dot(a: Tensor, b: Tensor, batch_ndim: int) -> Tensor:
+
+def _inner(a: Tensor, b: Tensor, batch_ndim: int) -> Tensor:
     """Real part of ``<a, b>`` per item, with singleton axes kept for broadcasting."""
-    if batch_ndim == 0:
-        return torch.vdot(a.flatten(), b.flatten()).real
-    axes = tuple(range(batch_ndim, a.ndim))
-    prod = a.conj() * b
-    return (prod.real if prod.is_complex() else prod).sum(axes, keepdim=True)
+    items = a.shape[:batch_ndim]
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    a, b = a.reshape(*items, -1), b.reshape(*items, -1)
+    trailing = (1,) * (a.ndim - 1 - batch_ndim)
+    return torch.linalg.vecdot(a, b).reshape(*items, *trailing)
 
 
-def cg(matvec: Callable[[Tensor], Tensor], b: Tensor, x0: Tensor | None = None, *,
-       max_iter: int, tol: float = 0.0, batch_ndim: int = 0) -> Tensor:
-    """Solve ``M x = b`` for a Hermitian positive semidefinite ``M`` by conjugate gradients."""
-    raise NotImplementedError
+def _per_item(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` of shape ``(*items,)``, ready to multiply ``like``."""
+    return values.reshape(*values.shape, *(1,) * (like.ndim - values.ndim)).to(like.dtype)
 
 
-def power_norm(normal: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, *,
-               device: torch.device | None = None, max_iter: int = 50, tol: float = 1e-4) -> float:
-    """Spectral norm ``||A||`` from ``A^H A``."""
-    raise NotImplementedError
+@torch.no_grad()
+def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol: float = 0.0,
+       batch_ndim: int = 0) -> Tensor:
+    """Solve ``M x = b`` for a Hermitian positive semidefinite ``M`` by conjugate gradients.
+
+    Items stop one by one, when ``||b - M x|| <= tol ||b||``, and don't change afterwards. No
+    gradient is recorded (`LinearOperator.solve` has one). Memory: three tensors like ``b``
+    besides what ``matvec`` allocates.
+
+    Args:
+        matvec: ``M``; must not mix items.
+        b: right-hand side ``(*items, ...)``; not modified.
+        x0: start, zero if None; not modified.
+        max_iter: largest number of products with ``M``, without the one that ``x0`` costs.
+        tol: relative residual at which an item stops; 0 runs ``max_iter`` steps.
+        batch_ndim: number of leading axes that count items.
+
+    Returns:
+        ``x``, shaped like ``b``. An item with ``b = 0`` and no ``x0`` gives 0.
+
+    Source:
+        Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49 (1952), 409.
+
+    Example:
+        >>> M = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> cg(lambda v: M @ v, torch.tensor([3.0, 4.0]), max_iter=2).tolist()
+        [1.0, 1.0]
+    """
+    if x0 is None:
+        x, r = torch.zeros_like(b), b.clone()
+    else:
+        x, r = x0.clone(), b - matvec(x0)
+    p = r.clone()
+    rr = _inner(r, r, batch_ndim)
+    target = tol**2 * _inner(b, b, batch_ndim)
+    for _ in range(max_iter):
+        active = rr > target
+        if not active.any():
+            break
+        q = matvec(p)
+        curvature = _inner(p, q, batch_ndim)
+        step = torch.where(active & (curvature > 0), rr / curvature, 0.0)
+        x.addcmul_(p, _per_item(step, p))
+        r.addcmul_(q, _per_item(-step, q))
+        rr, previous = _inner(r, r, batch_ndim), rr
+        p.mul_(_per_item(torch.where(active, rr / previous, 0.0), p)).add_(r)
+    return x
+
+
+@torch.no_grad()
+def power_norm(normal: _Map, shape: tuple[int, ...], dtype: torch.dtype, *,
+               device: torch.device | None = None, max_iter: int = 50,
+               tol: float = 1e-4) -> float:
+    """Spectral norm ``||A||`` from ``A^H A``, by power iteration from a fixed random start.
+
+    The estimate is never above the norm; it stops when one step changes it by less than ``tol``.
+
+    Args:
+        normal: ``A^H A``.
+        shape: shape of its argument.
+        dtype: dtype of its argument.
+        device: where to run.
+        max_iter: largest number of products.
+        tol: relative change at which to stop.
+
+    Example:
+        >>> round(power_norm(lambda x: 9 * x, (4,), torch.float64), 6)
+        3.0
+    """
+    start = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    v = start.to(device) / torch.linalg.vector_norm(start)
+    eigenvalue = 0.0
+    for _ in range(max_iter):
+        v = normal(v)
+        previous, eigenvalue = eigenvalue, float(torch.linalg.vector_norm(v))
+        if eigenvalue == 0.0 or abs(eigenvalue - previous) <= tol * eigenvalue:
+            break
+        v = v / eigenvalue
+    return math.sqrt(eigenvalue)
+
+
+def standard_normal(like: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """Noise shaped like ``like``; every real component has standard deviation 1.
+
+    Args:
+        like: gives shape, dtype (real or complex) and device.
+        rng: source of randomness; torch's global one if None.
+
+    Example:
+        >>> standard_normal(torch.zeros(3, dtype=torch.complex64)).dtype
+        torch.complex64
+    """
+    device = like.device if rng is None else rng.device
+    noise = torch.randn(like.shape, dtype=like.dtype, generator=rng, device=device)
+    return (noise * math.sqrt(2) if like.is_complex() else noise).to(like.device)
+
+
+def gaussian_draw(normal: _Map, adjoint: _Map, y: Tensor, mean: Tensor, *, sigma: float,
+                  rho: float, rng: torch.Generator | None = None, max_iter: int = 50,
+                  tol: float = 1e-6, batch_ndim: int = 0) -> Tensor:
+    """A draw from the Gaussian posterior of ``y = A x + sigma n``, ``x ~ N(mean, rho^2 I)``.
+
+    Perturb and solve: with fresh noise ``n'`` on ``y`` and ``n''`` on ``mean``, the solution of
+    ``(A^H A + (sigma/rho)^2 I) x = A^H (y + sigma n') + (sigma/rho)^2 (mean + rho n'')`` has
+    exactly the posterior's mean and covariance ``(A^H A / sigma^2 + I / rho^2)^-1``, as far as
+    the conjugate gradients have converged.
+
+    Args:
+        normal: ``A^H A``.
+        adjoint: ``A^H``.
+        y: measurement, ``(*items, ...)``.
+        mean: prior mean, ``(*items, ...)``; also where the solver starts.
+        sigma: standard deviation of each real component of the noise on ``y``.
+        rho: standard deviation of each real component of ``x`` around ``mean``.
+        rng: source of randomness; torch's global one if None.
+        max_iter: largest number of conjugate gradient steps.
+        tol: relative residual at which they stop.
+        batch_ndim: number of leading axes that count items.
+
+    Source:
+        Papandreou and Yuille, "Gaussian sampling by local perturbations", NIPS 2010.
+
+    Example:
+        >>> y, mean = torch.ones(2, 2), torch.zeros(2, 2)
+        >>> gaussian_draw(lambda x: x, lambda y: y, y, mean, sigma=0.1, rho=1.0).shape
+        torch.Size([2, 2])
+    """
+    weight = (sigma / rho) ** 2
+    measured = y + sigma * standard_normal(y, rng)
+    expected = mean + rho * standard_normal(mean, rng)
+    return cg(lambda v: normal(v) + weight * v, adjoint(measured) + weight * expected, mean,
+              max_iter=max_iter, tol=tol, batch_ndim=batch_ndim)
+
+
+def soft_threshold(x: Tensor, threshold: float | Tensor) -> Tensor:
+    """Shrink the magnitude of ``x`` by ``threshold``, down to 0; phase or sign stays.
+
+    It is the proximal map of ``threshold * sum |x|``.
+
+    Example:
+        >>> soft_threshold(torch.tensor([3 + 4j, 0.1j]), 1.0)
+        tensor([2.4000+3.2000j, 0.0000+0.0000j])
+    """
+    magnitude = x.abs()
+    tiny = torch.finfo(magnitude.dtype).tiny
+    return x * ((magnitude - threshold).clamp_min(0) / magnitude.clamp_min(tiny))
+
+
+def finite_difference(x: Tensor, axis: int, periodic: bool = False) -> Tensor:
+    """Forward difference ``x[i + 1] - x[i]`` along ``axis``, shaped like ``x``.
+
+    The last row is 0 (Neumann), or ``x[0] - x[-1]`` where ``periodic``.
+
+    Example:
+        >>> finite_difference(torch.tensor([1.0, 3.0, 6.0]), 0).tolist()
+        [2.0, 3.0, 0.0]
+    """
+    if periodic:
+        return x.roll(-1, axis) - x
+    n = x.shape[axis]
+    out = torch.zeros_like(x)
+    torch.sub(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), out=out.narrow(axis, 0, n - 1))
+    return out
+
+
+def finite_difference_adjoint(v: Tensor, axis: int, periodic: bool = False) -> Tensor:
+    """Adjoint of `finite_difference`: minus a backward difference.
+
+    Example:
+        >>> finite_difference_adjoint(torch.tensor([2.0, 3.0, 0.0]), 0).tolist()
+        [-2.0, -1.0, 3.0]
+    """
+    if periodic:
+        return v.roll(1, axis) - v
+    n = v.shape[axis]
+    inner = v.narrow(axis, 0, n - 1)
+    out = torch.zeros_like(v)
+    out.narrow(axis, 1, n - 1).add_(inner)
+    out.narrow(axis, 0, n - 1).sub_(inner)
+    return out
