@@ -1,0 +1,1 @@
+"""One module per projection engine; each gives a `medinv.operators.ct.Projector`."""
