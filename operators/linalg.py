@@ -32,7 +32,7 @@ def _per_item(values: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol: float = 0.0,
-       batch_ndim: int = 0) -> Tensor:
+       batch_ndim: int = 0, on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
     """Solve ``M x = b`` for a Hermitian positive semidefinite ``M`` by conjugate gradients.
 
     Items stop one by one, when ``||b - M x|| <= tol ||b||``, and don't change afterwards. No
@@ -46,6 +46,7 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         max_iter: largest number of products with ``M``, without the one that ``x0`` costs.
         tol: relative residual at which an item stops; 0 runs ``max_iter`` steps.
         batch_ndim: number of leading axes that count items.
+        on_step: called after step ``i`` (from 0) with a copy of ``x``.
 
     Returns:
         ``x``, shaped like ``b``. An item with ``b = 0`` and no ``x0`` gives 0.
@@ -65,7 +66,7 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
     p = r.clone()
     rr = _inner(r, r, batch_ndim)
     target = tol**2 * _inner(b, b, batch_ndim)
-    for _ in range(max_iter):
+    for i in range(max_iter):
         active = rr > target
         if not active.any():
             break
@@ -76,6 +77,8 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         r.addcmul_(q, _per_item(-step, q))
         rr, previous = _inner(r, r, batch_ndim), rr
         p.mul_(_per_item(torch.where(active, rr / previous, 0.0), p)).add_(r)
+        if on_step is not None:
+            on_step(i, x.clone())
     return x
 
 
