@@ -1,1 +1,38 @@
+"""Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
+from medinv.data.arrays import read_array, read_array_kspace, read_maps
+from medinv.data.fastmri import read_fastmri
+from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
+from medinv.data.kspace import KSpace, measured_points
+from medinv.data.library import load_volume
+from medinv.data.manifests import Manifest, load_manifest, manifest_names
+from medinv.data.nifti import read_nifti, write_nifti
+from medinv.data.phantom import shepp_logan
+from medinv.data.readers import read_kspace
+from medinv.data.units import MU_WATER, hu_to_mu, mu_to_hu
+from medinv.data.volume import Volume
+
+__all__ = [
+    "MU_WATER",
+    "KSpace",
+    "Manifest",
+    "Volume",
+    "block_mean",
+    "crop",
+    "hu_to_mu",
+    "load_manifest",
+    "load_volume",
+    "manifest_names",
+    "measured_points",
+    "mu_to_hu",
+    "orientation_affine",
+    "read_array",
+    "read_array_kspace",
+    "read_fastmri",
+    "read_kspace",
+    "read_maps",
+    "read_nifti",
+    "shepp_logan",
+    "to_ras",
+    "write_nifti",
+]

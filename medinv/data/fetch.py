@@ -138,7 +138,8 @@ def _unpack_debian_package(package: str, manifest: Manifest, folder: Path) -> No
     )
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise DownloadError(
-            f"{manifest.name}: comes as a Debian package, and this machine has no apt-get. {by_hand}"
+            f"{manifest.name}: comes as a Debian package, and this machine has no apt-get. "
+            f"{by_hand}"
         )
     _run(["apt-get", "download", "--quiet", package], folder,
          f"Run `sudo apt-get update` if the package lists are empty, or: {by_hand}")

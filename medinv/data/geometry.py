@@ -1,0 +1,117 @@
+"""Change a volume's grid; every voxel that remains keeps its place in the patient."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medinv.data.volume import Volume
+from medinv.errors import ShapeError
+
+
+def orientation_affine(
+    orientation: str, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int]
+) -> Tensor:
+    """The affine of a grid that is centred on the scanner's origin.
+
+    Args:
+        orientation: where x, y, z of the index point, such as ``LPS``.
+        spacing_mm: along x, y, z.
+        shape: number of voxels along x, y, z.
+
+    >>> orientation_affine("LPS", (2.0, 2.0, 3.0), (1, 1, 3)).tolist()[2]
+    [0.0, 0.0, 3.0, -3.0]
+    """
+    direction = {
+        letter: (axis, sign)
+        for axis, pair in enumerate(("RL", "AP", "SI"))
+        for letter, sign in zip(pair, (1.0, -1.0), strict=True)
+    }
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = 0
+    for column, letter in enumerate(orientation):
+        row, sign = direction[letter]
+        affine[row, column] = sign * spacing_mm[column]
+    middle = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+    affine[:3, 3] = -affine[:3, :3] @ middle
+    return affine + 0.0
+
+
+def to_ras(volume: Volume) -> Volume:
+    """Flip and swap axes so that x, y, z run (nearly) to the right, the front and the top.
+
+    No voxel is interpolated; an oblique volume stays oblique.
+
+    >>> flipped = Volume(torch.zeros(2, 3, 4), orientation_affine("LPS", (1, 1, 1), (4, 3, 2)))
+    >>> to_ras(flipped).orientation
+    'RAS'
+    """
+    import nibabel
+
+    ornt = nibabel.io_orientation(volume.affine.numpy())
+    data = volume.data.permute(2, 1, 0)  # x, y, z of the index
+    shape = tuple(data.shape)
+    flips = [axis for axis in range(3) if ornt[axis, 1] < 0]
+    order = [int(axis) for axis in torch.tensor(ornt[:, 0]).argsort()]
+    data = data.flip(flips).permute(order).permute(2, 1, 0)
+    step = torch.from_numpy(nibabel.orientations.inv_ornt_aff(ornt, shape))
+    return Volume(data.contiguous(), volume.affine @ step, volume.metadata)
+
+
+def crop(volume: Volume, index: tuple[slice, slice, slice]) -> Volume:
+    """The part ``data[index]``, with ``index`` in the order (z, y, x) and steps of 1.
+
+    Raises:
+        ShapeError: a step other than 1, or nothing is left.
+
+    >>> volume = Volume(torch.zeros(4, 4, 4), torch.eye(4, dtype=torch.float64))
+    >>> crop(volume, (slice(1, 3), slice(None), slice(2, None))).world_mm((0, 0, 0))
+    (2.0, 0.0, 1.0)
+    """
+    ranges = [s.indices(n) for s, n in zip(index, volume.data.shape, strict=True)]
+    data = volume.data[index]
+    if any(step != 1 for _, _, step in ranges) or not data.numel():
+        raise ShapeError(
+            f"crop: {index} of a volume {tuple(volume.data.shape)} leaves {tuple(data.shape)}; "
+            "expected a part that is not empty, with steps of 1"
+        )
+    first = [float(start) for start, _, _ in reversed(ranges)]
+    return Volume(data, _moved(volume.affine, first, [1.0, 1.0, 1.0]), volume.metadata)
+
+
+def block_mean(volume: Volume, factors: tuple[int, int, int]) -> Volume:
+    """Average blocks of ``factors`` (z, y, x) voxels; a remainder at the end is cut off.
+
+    Raises:
+        ShapeError: a factor is below 1 or exceeds the volume.
+
+    >>> volume = Volume(torch.arange(4.0).reshape(1, 1, 4), torch.eye(4, dtype=torch.float64))
+    >>> half = block_mean(volume, (1, 1, 2))
+    >>> half.data.flatten().tolist(), half.world_mm((0, 0, 0)), half.spacing_mm
+    ([0.5, 2.5], (0.5, 0.0, 0.0), (2.0, 1.0, 1.0))
+    """
+    if any(not 1 <= f <= n for f, n in zip(factors, volume.data.shape, strict=True)):
+        raise ShapeError(
+            f"block_mean: factors {factors} do not fit a volume {tuple(volume.data.shape)}; "
+            "expected 1 up to the size of each axis"
+        )
+    scale = [float(f) for f in reversed(factors)]
+    first = [(f - 1) / 2 for f in scale]
+    data = volume.data
+    if data.is_complex():
+        pooled = torch.complex(_pool(data.real, factors), _pool(data.imag, factors))
+    else:
+        pooled = _pool(data, factors)
+    return Volume(pooled, _moved(volume.affine, first, scale), volume.metadata)
+
+
+def _pool(data: Tensor, factors: tuple[int, int, int]) -> Tensor:
+    return F.avg_pool3d(data[None, None], factors)[0, 0]
+
+
+def _moved(affine: Tensor, first: list[float], scale: list[float]) -> Tensor:
+    """The affine of a grid whose index n is ``first + scale * n`` of the old one."""
+    step = torch.diag(torch.tensor([*scale, 1.0], dtype=torch.float64))
+    step[:3, 3] = torch.tensor(first, dtype=torch.float64)
+    return affine @ step

@@ -1,0 +1,40 @@
+"""Choose a reader by the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medinv.data.arrays import read_array_kspace
+from medinv.data.fastmri import read_fastmri
+from medinv.data.kspace import KSpace
+from medinv.errors import DataError
+
+_HDF5 = (".h5", ".hdf5")
+_NUMPY = (".npy", ".npz")
+
+
+def read_kspace(
+    path: str | Path, key: str | None = None, *, slices: slice | None = None
+) -> KSpace:
+    """k-space from ``.npy``, ``.npz`` or fastMRI-layout ``.h5``.
+
+    Args:
+        path: the file.
+        key: array or data set to read, where the file holds several.
+        slices: which slices to keep; an HDF5 file reads no other from the disk.
+
+    Raises:
+        DataError: another kind of file, or what the reader of this kind raises.
+        ShapeError: the mask has another size than k-space.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _HDF5:
+        return read_fastmri(path, key, slices)
+    if suffix not in _NUMPY:
+        known = ", ".join((*_NUMPY, *_HDF5))
+        raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
+    kspace = read_array_kspace(path, key)
+    if slices is None:
+        return kspace
+    mask = kspace.mask[slices] if kspace.mask.ndim == 3 else kspace.mask
+    return KSpace(kspace.data[slices], mask, kspace.metadata, kspace.voxel_mm)
