@@ -7,6 +7,7 @@ a reader sees the old file or the new one, and a full disk or a killed run leave
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -64,11 +65,20 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as indented JSON to ``path``, atomically.
 
+    JSON has no NaN and no infinity; such numbers become null.
+
     Raises:
         OutputError: the file could not be written.
-        ValueError: a number is NaN or infinite, which JSON cannot hold.
     """
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flush_to_disk(path: Path) -> None:

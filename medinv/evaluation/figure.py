@@ -1,0 +1,131 @@
+"""Three planes of a volume side by side: the reference, each method, and each method's error.
+
+All images share one window, all error maps another. Planes are shown as a radiologist sees them:
+axial from the feet, coronal from the front, the patient's right on the left of the image.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medinv.data.atomic import replacing
+from medinv.data.geometry import to_ras
+from medinv.data.volume import Volume
+from medinv.errors import ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLANES = ("axial", "coronal", "sagittal")
+_ERROR_SHARE = 0.2
+_COLUMN_INCHES = 2.2
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane as it is drawn: rows from top to bottom, columns from left to right."""
+
+    name: str
+    pixels: Tensor
+    height_mm: float
+    width_mm: float
+
+
+def planes(volume: Volume) -> tuple[Plane, Plane, Plane]:
+    """The three central planes, upright; complex voxels by magnitude.
+
+    >>> volume = Volume(torch.rand(4, 6, 8), torch.diag(torch.tensor([1.0, 1, 3, 1]).double()))
+    >>> [(p.name, tuple(p.pixels.shape), p.height_mm, p.width_mm) for p in planes(volume)]
+    [('axial', (6, 8), 6.0, 8.0), ('coronal', (4, 8), 12.0, 8.0), ('sagittal', (4, 6), 12.0, 6.0)]
+    """
+    upright = to_ras(volume)
+    data = upright.data.detach().cpu()
+    data = data.abs() if data.is_complex() else data
+    z, y, x = (n // 2 for n in data.shape)
+    x_mm, y_mm, z_mm = (
+        step * n for step, n in zip(upright.spacing_mm, reversed(data.shape), strict=True)
+    )
+    return (
+        Plane("axial", data[z].flip(0, 1), y_mm, x_mm),
+        Plane("coronal", data[:, y].flip(0, 1), z_mm, x_mm),
+        Plane("sagittal", data[:, :, x].flip(0, 1), z_mm, y_mm),
+    )
+
+
+def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
+    """A PNG: rows are planes; columns are the reference, each method, each method's error.
+
+    Args:
+        reference: the truth; its maximum is the top of the window (0 the bottom), and 20 % of it
+            the top of the error maps.
+        methods: name to voxels (z, y, x) on the reference's grid.
+
+    Raises:
+        ShapeError: a method has another shape, or there is none.
+    """
+    if not methods:
+        raise ShapeError("comparison: expected at least one method beside the reference, got none")
+    truth = planes(reference)
+    columns = {name: planes(reference.with_data(data)) for name, data in methods.items()}
+    peak = max(float(reference.data.abs().max()), torch.finfo(torch.float32).tiny)
+    panels = [("reference", [plane.pixels for plane in truth], False)]
+    panels += [(name, [p.pixels for p in column], False) for name, column in columns.items()]
+    for name, column in columns.items():
+        errors = [(p.pixels - t.pixels).abs() for p, t in zip(column, truth, strict=True)]
+        panels.append((f"|{name} - reference|", errors, True))
+    return _png(_draw(panels, truth, peak))
+
+
+def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, Tensor]) -> None:
+    """Write `comparison` to ``path``, atomically.
+
+    Raises:
+        ShapeError: as `comparison`.
+        OutputError: the file could not be written.
+    """
+    content = comparison(reference, methods)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _draw(
+    panels: list[tuple[str, list[Tensor], bool]], truth: tuple[Plane, ...], peak: float
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    widest = max(plane.width_mm for plane in truth)
+    heights = [plane.height_mm / widest * _COLUMN_INCHES for plane in truth]
+    figure = Figure(
+        figsize=(_COLUMN_INCHES * len(panels), sum(heights) + 0.6), layout="constrained"
+    )
+    axes = figure.subplots(len(truth), len(panels), squeeze=False, height_ratios=heights)
+    for column, (title, images, is_error) in enumerate(panels):
+        top, colours = (_ERROR_SHARE * peak, "magma") if is_error else (peak, "gray")
+        for row, (image, plane) in enumerate(zip(images, truth, strict=True)):
+            axis = axes[row][column]
+            extent = (0.0, plane.width_mm, plane.height_mm, 0.0)
+            axis.imshow(image.numpy(), cmap=colours, vmin=0, vmax=top, extent=extent)
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+            if column == 0:
+                axis.set_ylabel(plane.name, fontsize=9)
+    figure.supxlabel(
+        f"images: 0 to {peak:.3g}; error maps: 0 to {_ERROR_SHARE * peak:.3g} "
+        f"({_ERROR_SHARE:.0%} of the reference's maximum); the patient's right is on the left",
+        fontsize=8,
+    )
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
