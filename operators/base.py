@@ -1,10 +1,11 @@
 """Linear operators between declared spaces.
 
 A `LinearOperator` is a map ``y = A x`` with its exact adjoint, ``<A x, y> = <x, A^H y>``, for the
-Hermitian inner product ``<u, v> = sum conj(u) v``. Leading axes beyond `Space.shape` are batch axes
-and never interact. The adjoint is also the backward of the forward (and the other way round), so an
-operator needs no differentiable implementation. A subclass implements ``_forward`` and ``_adjoint``
-(and ``_normal`` where a fused ``A^H A`` is faster); shapes and dtypes are checked once, on entry.
+Hermitian inner product ``<u, v> = sum conj(u) v``. Leading axes beyond `Space.shape` are batch
+axes and never interact. The adjoint is also the backward of the forward (and the other way
+round), so an operator needs no differentiable implementation. A subclass implements ``_forward``
+and ``_adjoint`` (and ``_normal`` where a fused ``A^H A`` is faster); shapes and dtypes are checked
+once, on entry.
 """
 
 from __future__ import annotations
@@ -78,12 +79,18 @@ class _AdjointBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
         apply, adjoint = ctx.maps  # type: ignore[attr-defined]
-        return _AdjointBackward.apply(grad, adjoint, apply), None, None
+        return _linear(grad, adjoint, apply), None, None
 
     @staticmethod
     def jvp(ctx: object, tangent: Tensor, *_: None) -> Tensor:
         apply, adjoint = ctx.maps  # type: ignore[attr-defined]
-        return _AdjointBackward.apply(tangent, apply, adjoint)
+        return _linear(tangent, apply, adjoint)
+
+
+def _linear(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
+    """``apply(x)``, with ``adjoint`` as its backward."""
+    result: Tensor = _AdjointBackward.apply(x, apply, adjoint)  # type: ignore[no-untyped-call]
+    return result
 
 
 class LinearOperator(nn.Module, ABC):
@@ -114,17 +121,17 @@ class LinearOperator(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """``A x``: ``(*batch, *domain.shape)`` to ``(*batch, *codomain.shape)``."""
         self.domain.check(x, type(self).__name__)
-        return _AdjointBackward.apply(x, self._forward, self._adjoint)
+        return _linear(x, self._forward, self._adjoint)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^H y``: ``(*batch, *codomain.shape)`` to ``(*batch, *domain.shape)``."""
         self.codomain.check(y, f"{type(self).__name__}.adjoint")
-        return _AdjointBackward.apply(y, self._adjoint, self._forward)
+        return _linear(y, self._adjoint, self._forward)
 
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``, fused where the operator has a faster form."""
         self.domain.check(x, f"{type(self).__name__}.normal")
-        return _AdjointBackward.apply(x, self._normal, self._normal)
+        return _linear(x, self._normal, self._normal)
 
     @property
     def H(self) -> LinearOperator:
@@ -172,7 +179,7 @@ class LinearOperator(nn.Module, ABC):
             return linalg.cg(lambda v: self._normal(v) + damping * v, b, start, max_iter=max_iter,
                              tol=tol, batch_ndim=self.domain.batch_ndim(b))
 
-        return _AdjointBackward.apply(self.adjoint(y), lambda b: inverse(b, x0), inverse)
+        return _linear(self.adjoint(y), lambda b: inverse(b, x0), inverse)
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex
 from torch import Tensor
 
 from medinv.errors import InputError, ShapeError
@@ -12,7 +11,7 @@ _KERNEL_WIDTH = 6
 _USUAL_WIDTH = 24
 
 
-def espirit(kspace: Complex[Tensor, "..."], *, calibration_width: int | None = None,
+def espirit(kspace: Tensor, *, calibration_width: int | None = None,
             threshold: float = 0.02, crop: float = 0.95, ndim: int = 2) -> Tensor:
     """ESPIRiT coil maps, one set, by sigpy; each slice on its own.
 
@@ -93,6 +92,6 @@ def _espirit(kspace: Tensor, width: int, threshold: float, crop: float) -> Tenso
     with np.errstate(invalid="ignore", divide="ignore"):
         maps = EspiritCalib(array, calib_width=width, thresh=threshold, crop=crop, device=device,
                             kernel_width=_KERNEL_WIDTH, show_pbar=False).run()
-    result = torch.from_dlpack(maps).to(kspace.dtype).nan_to_num()
+    result = torch.as_tensor(maps, device=kspace.device).to(kspace.dtype).nan_to_num()
     norm = torch.linalg.vector_norm(result, dim=0)
     return result / torch.where(norm > 0, norm, 1)

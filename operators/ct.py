@@ -3,16 +3,16 @@
 An image in 1/mm gives line integrals without unit. Image axes: ``x`` (mm) grows with the last
 index, ``y`` with the one before, the origin is the image's centre, and a pixel is a square of side
 ``pixel_mm``. At angle ``theta`` the detector coordinate of a point is ``s = x cos(theta) + y
-sin(theta)``; column ``j`` of ``n`` lies at ``s = (j - (n - 1) / 2) col_mm``. An object right of the
-centre therefore appears at ``s > 0`` in view 0, one below the centre (large ``y``) at ``s > 0`` in
-the view of 90 degrees.
+sin(theta)``; column ``j`` of ``n`` lies at ``s = (j - (n - 1) / 2) col_mm``. An object right of
+the centre therefore appears at ``s > 0`` in view 0, one below the centre (large ``y``) at
+``s > 0`` in the view of 90 degrees.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,14 +33,15 @@ class ParallelGeometry:
     col_mm: float
 
 
+@runtime_checkable
 class Projector(Protocol):
     """A projection engine for one geometry."""
 
-    def project(self, images: Tensor) -> Tensor:
-        """``(n, y, x)`` to line integrals ``(n, view, col)``."""
+    def project(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n view col"]:
+        """Line integrals of each slice."""
 
-    def backproject(self, sinograms: Tensor) -> Tensor:
-        """The adjoint: ``(n, view, col)`` to ``(n, y, x)``."""
+    def backproject(self, sinograms: Float[Tensor, "n view col"]) -> Float[Tensor, "n y x"]:
+        """The adjoint, slice by slice."""
 
 
 class ParallelBeam(LinearOperator):
@@ -78,24 +79,24 @@ class ParallelBeam(LinearOperator):
 
     Example:
         >>> A = ParallelBeam((4, 4), torch.tensor([0.0, torch.pi / 2]), pixel_mm=0.5, n_cols=4)
-        >>> A(torch.full((4, 4), 0.02)).round(decimals=4).tolist()[0]
-        [0.04, 0.04, 0.04, 0.04]
+        >>> A(torch.full((4, 4), 0.25))[0].tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
 
     angles: Tensor
 
-    def __init__(self, shape: tuple[int, int], angles: Float[Tensor, "view"], pixel_mm: float,
+    def __init__(self, shape: tuple[int, int], angles: Tensor, pixel_mm: float,
                  n_cols: int | None = None, col_mm: float | None = None, *,
                  dtype: torch.dtype = torch.float32, memory_gib: float = 4.0) -> None:
         n_cols = math.ceil(math.sqrt(2) * max(shape)) if n_cols is None else n_cols
         col_mm = pixel_mm if col_mm is None else col_mm
         _check(shape, angles, pixel_mm, n_cols, col_mm, dtype)
-        super().__init__(Space(tuple(shape), dtype, ("y", "x")),
+        super().__init__(Space(shape, dtype, ("y", "x")),
                          Space((len(angles), n_cols), dtype, ("view", "col")))
         self.pixel_mm, self.n_cols, self.col_mm = float(pixel_mm), n_cols, float(col_mm)
         self.memory_gib = memory_gib
         self.register_buffer("angles", angles.detach().to(torch.float64))
-        self.geometry = ParallelGeometry(tuple(shape), tuple(self.angles.tolist()), self.pixel_mm,
+        self.geometry = ParallelGeometry(shape, tuple(self.angles.tolist()), self.pixel_mm,
                                          n_cols, self.col_mm)
         self._projectors: dict[str, Projector] = {}
 

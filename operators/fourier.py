@@ -23,12 +23,12 @@ def fft(x: Tensor, axes: Sequence[int]) -> Tensor:
         A complex tensor of the same shape.
 
     Example:
-        >>> fft(torch.ones(3), [-1]).real.round(decimals=4).tolist()
-        [0.0, 1.7321, 0.0]
+        >>> fft(torch.ones(4), [-1]).real.tolist()
+        [0.0, 0.0, 2.0, 0.0]
     """
     axes = tuple(axes)
-    shifted = torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho")
-    return torch.fft.fftshift(shifted, axes)
+    spectrum: Tensor = torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho")
+    return spectrum.roll([spectrum.shape[a] // 2 for a in axes], axes)
 
 
 def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -47,5 +47,5 @@ def ifft(x: Tensor, axes: Sequence[int]) -> Tensor:
         True
     """
     axes = tuple(axes)
-    shifted = torch.fft.ifftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho")
-    return torch.fft.fftshift(shifted, axes)
+    image: Tensor = torch.fft.ifftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho")
+    return image.roll([image.shape[a] // 2 for a in axes], axes)

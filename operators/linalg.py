@@ -16,13 +16,12 @@ _Map = Callable[[Tensor], Tensor]
 
 
 def _inner(a: Tensor, b: Tensor, batch_ndim: int) -> Tensor:
-    """Real part of ``<a, b>`` per item, with singleton axes kept for broadcasting."""
+    """Real part of ``<a, b>`` per item, ``(*items,)``."""
     items = a.shape[:batch_ndim]
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
-    a, b = a.reshape(*items, -1), b.reshape(*items, -1)
-    trailing = (1,) * (a.ndim - 1 - batch_ndim)
-    return torch.linalg.vecdot(a, b).reshape(*items, *trailing)
+    inner: Tensor = torch.linalg.vecdot(a.reshape(*items, -1), b.reshape(*items, -1))
+    return inner
 
 
 def _per_item(values: Tensor, like: Tensor) -> Tensor:

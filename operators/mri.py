@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import torch
-from jaxtyping import Complex, Shaped
+from jaxtyping import Complex
 from torch import Tensor
 
 from medinv.errors import ShapeError
@@ -65,8 +65,8 @@ class CartesianMRI(LinearOperator):
     mask: Tensor
     _spectrum: Tensor
 
-    def __init__(self, maps: Complex[Tensor, "..."], mask: Shaped[Tensor, "..."], *,
-                 ndim: int = 2, sets: bool = False) -> None:
+    def __init__(self, maps: Tensor, mask: Tensor, *, ndim: int = 2,
+                 sets: bool = False) -> None:
         _check_maps(maps, ndim, sets)
         grid = tuple(maps.shape[-ndim:])
         slices = tuple(maps.shape[: maps.ndim - ndim - 1 - sets])
@@ -134,7 +134,8 @@ class CartesianMRI(LinearOperator):
 
     def _flat_signals(self, y: Tensor) -> Tensor:
         """View ``(*batch, *codomain)`` as ``(batch, item, coil, *grid)``."""
-        return y.reshape(self._n_batch(y, self.codomain), -1, *self.codomain.shape[-self.ndim - 1:])
+        coil_and_grid = self.codomain.shape[-self.ndim - 1:]
+        return y.reshape(self._n_batch(y, self.codomain), -1, *coil_and_grid)
 
     @staticmethod
     def _n_batch(x: Tensor, space: Space) -> int:
@@ -159,14 +160,16 @@ class CartesianMRI(LinearOperator):
             yield batch, *chosen, maps[chosen[0], :, chosen[1]]
 
 
-def _to_coils(maps: Tensor, images: Tensor) -> Tensor:
-    """``(item, set, coil, *grid)`` and ``(item, set, *grid)`` to ``(item, coil, *grid)``."""
+def _to_coils(maps: Complex[Tensor, "item set coil *grid"],
+              images: Complex[Tensor, "item set *grid"]) -> Complex[Tensor, "item coil *grid"]:
+    """What each coil sees of the images."""
     if maps.shape[1] == 1:
         return maps[:, 0] * images
     return (maps * images.unsqueeze(2)).sum(1)
 
 
-def _from_coils(maps: Tensor, signal: Tensor) -> Tensor:
+def _from_coils(maps: Complex[Tensor, "item set coil *grid"],
+                signal: Complex[Tensor, "item coil *grid"]) -> Complex[Tensor, "item set *grid"]:
     """Adjoint of `_to_coils`."""
     return (signal.unsqueeze(1) * maps.conj()).sum(2)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from medinv.errors import InputError
@@ -29,7 +28,7 @@ class Mask:
         2.0
     """
 
-    mask: Bool[Tensor, "..."]
+    mask: Tensor
 
     @property
     def acceleration(self) -> float:
@@ -81,7 +80,7 @@ def equispaced(shape: tuple[int, int], acceleration: float, *, center_fraction: 
         Zbontar et al., "fastMRI", arXiv 1811.08839 (its equispaced mask).
 
     Example:
-        >>> equispaced((64, 64), 4, center_fraction=0).acceleration
+        >>> equispaced((64, 64), 4.0, center_fraction=0.0).acceleration
         4.0
     """
     step = round(acceleration)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _KERNEL = "linear"
 _SLICES = 16
-_shared: weakref.WeakValueDictionary[tuple[object, ...], Projector] = (
-    weakref.WeakValueDictionary())
+_Shared = weakref.WeakValueDictionary[tuple[object, ...], Projector]
+_shared = _Shared()
 
 
 def projector(geometry: ParallelGeometry, dtype: torch.dtype, memory_gib: float) -> Projector:
@@ -70,11 +70,11 @@ class SystemMatrix:
 
     def project(self, images: Tensor) -> Tensor:
         """``(n, y, x)`` to line integrals ``(n, view, col)``."""
-        return _apply(self.forward_csr, images.flatten(1)).unflatten(1, self.sinogram_shape)
+        return _apply(self.forward_csr, images.flatten(1)).reshape(-1, *self.sinogram_shape)
 
     def backproject(self, sinograms: Tensor) -> Tensor:
         """The exact adjoint: ``(n, view, col)`` to ``(n, y, x)``."""
-        return _apply(self.transpose_csr, sinograms.flatten(1)).unflatten(1, self.image_shape)
+        return _apply(self.transpose_csr, sinograms.flatten(1)).reshape(-1, *self.image_shape)
 
 
 class SliceBySlice:
@@ -127,7 +127,7 @@ def _build(geometry: ParallelGeometry) -> csr_matrix:
 
     projector_id = _astra_projector(geometry)
     matrix_id = astra.projector.matrix(projector_id)
-    matrix = astra.matrix.get(matrix_id)
+    matrix: csr_matrix = astra.matrix.get(matrix_id)
     astra.matrix.delete(matrix_id)
     astra.projector.delete(projector_id)
     matrix.data *= geometry.pixel_mm
@@ -135,11 +135,13 @@ def _build(geometry: ParallelGeometry) -> csr_matrix:
 
 
 def _to_torch(matrix: csr_matrix, dtype: torch.dtype) -> Tensor:
-    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices))
-    with warnings.catch_warnings():
+    starts = torch.from_numpy(matrix.indptr).to(torch.int32)
+    columns = torch.from_numpy(matrix.indices).to(torch.int32)
+    values = torch.from_numpy(matrix.data).to(dtype)
+    with warnings.catch_warnings():  # torch calls its CSR tensors a beta feature
         warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(*(part.to(torch.int32) for part in parts),
-                                       torch.from_numpy(matrix.data).to(dtype), matrix.shape)
+        return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape,
+                                       check_invariants=False)
 
 
 def _apply(matrix: Tensor, rows: Tensor) -> Tensor:
@@ -148,6 +150,7 @@ def _apply(matrix: Tensor, rows: Tensor) -> Tensor:
     if len(rows) == 1:
         out[0] = matrix @ rows[0]
         return out
-    for source, target in zip(rows.split(_SLICES), out.split(_SLICES), strict=True):
-        target.copy_((matrix @ source.T.contiguous()).T)
+    for first in range(0, len(rows), _SLICES):
+        some = slice(first, first + _SLICES)
+        out[some] = (matrix @ rows[some].T.contiguous()).T
     return out

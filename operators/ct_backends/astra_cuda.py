@@ -1,8 +1,8 @@
 """ASTRA's CUDA kernels on torch tensors, without copies (DLPack).
 
-A stack of slices is a 3D parallel-beam problem with one detector row per slice. Forward is Joseph's
-rule; ASTRA's backprojection interpolates the detector at each voxel, so it is only close to the
-adjoint. float32 only.
+A stack of slices is a 3D parallel-beam problem with one detector row per slice. Forward is
+Joseph's rule; ASTRA's backprojection interpolates the detector at each voxel, so it is only close
+to the adjoint. float32 only.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class CudaProjector:
         import astra
 
         if not astra.use_cuda():
-            raise DependencyError("ParallelBeam: this astra-toolbox has no CUDA support or finds "
-                                  "no device; install its CUDA build or move the input with .cpu().")
+            raise DependencyError("ParallelBeam: astra-toolbox has no CUDA support or finds no "
+                                  "device; install its CUDA build or move the input with .cpu().")
         self.geometry = geometry
 
     def project(self, images: Tensor) -> Tensor:
