@@ -55,7 +55,7 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
 
     Example:
         >>> M = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-        >>> cg(lambda v: M @ v, torch.tensor([3.0, 4.0]), max_iter=2).tolist()
+        >>> cg(lambda v: M @ v, torch.tensor([3.0, 4.0]), max_iter=2).round(decimals=4).tolist()
         [1.0, 1.0]
     """
     if x0 is None:

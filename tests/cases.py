@@ -1,0 +1,100 @@
+"""The tables that property tests run over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medinv.operators import CartesianMRI, LinearOperator, ParallelBeam, stack
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+
+
+@dataclass(frozen=True)
+class OperatorCase:
+    """A small operator, made in the precision of a real dtype."""
+
+    name: str
+    make: Callable[[torch.dtype], LinearOperator]
+    dtypes: tuple[torch.dtype, ...] = (SINGLE, DOUBLE)
+
+
+def random_maps(shape: tuple[int, ...], dtype: torch.dtype, coil_axis: int, seed=0) -> Tensor:
+    """Random maps with ``sum_c |S_c|^2 = 1``."""
+    rng = torch.Generator().manual_seed(seed)
+    maps = torch.randn(shape, dtype=dtype.to_complex(), generator=rng)
+    return maps / torch.linalg.vector_norm(maps, dim=coil_axis, keepdim=True)
+
+
+def random_mask(*shape: int, seed=1) -> Tensor:
+    """About half of the points, and always the first."""
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask.view(-1)[0] = True
+    return mask
+
+
+def mri(maps_shape, mask_shape, **options):
+    ndim = options.get("ndim", 2)
+
+    def make(dtype):
+        maps = random_maps(maps_shape, dtype, -ndim - 1)
+        return CartesianMRI(maps, random_mask(*mask_shape), **options)
+
+    return make
+
+
+def parallel(shape=(9, 8), n_cols=None, memory_gib=4.0, n_views=5):
+    angles = torch.arange(n_views) * math.pi / n_views + 0.1
+
+    def make(dtype):
+        return ParallelBeam(shape, angles, 0.7, n_cols, 0.9, dtype=dtype, memory_gib=memory_gib)
+
+    return make
+
+
+def complex_scaled(dtype):
+    return (0.3 - 2j) * mri((3, 5, 6), (5, 6))(dtype)
+
+
+def summed(dtype):
+    first = CartesianMRI(random_maps((3, 5, 6), dtype, -3), random_mask(5, 6))
+    return first + CartesianMRI(random_maps((3, 5, 6), dtype, -3, seed=2), random_mask(5, 6))
+
+
+def stacked(dtype):
+    return stack([parallel()(dtype), 2.0 * parallel()(dtype)])
+
+
+def composed(dtype):
+    A = mri((3, 5, 6), (6,))(dtype)
+    return A @ A.H
+
+
+OPERATORS = [
+    OperatorCase("mri-odd", mri((3, 7, 9), (7, 9))),
+    OperatorCase("mri-columns", mri((3, 6, 9), (9,))),
+    OperatorCase("mri-rows", mri((3, 7, 6), (7, 1))),
+    OperatorCase("mri-one-column", mri((1, 5, 1), (5, 1))),
+    OperatorCase("mri-all-sampled", mri((2, 5, 6), (1, 1))),
+    OperatorCase("mri-slices", mri((4, 2, 3, 5, 6), (5, 6))),
+    OperatorCase("mri-slice-masks", mri((4, 3, 5, 6), (4, 5, 6))),
+    OperatorCase("mri-slice-columns", mri((4, 3, 5, 6), (4, 1, 6))),
+    OperatorCase("mri-sets", mri((4, 2, 3, 5, 6), (6,), sets=True)),
+    OperatorCase("mri-3d", mri((3, 4, 5, 6), (4, 5, 1), ndim=3)),
+    OperatorCase("mri-3d-any-mask", mri((3, 3, 5, 7), (3, 5, 7), ndim=3)),
+    OperatorCase("mri-3d-sets", mri((2, 3, 4, 5, 3), (5, 1), ndim=3, sets=True)),
+    OperatorCase("parallel-matrix", parallel()),
+    OperatorCase("parallel-truncated", parallel(n_cols=5)),
+    OperatorCase("parallel-one-view", parallel(n_views=1)),
+    OperatorCase("parallel-slice-by-slice", parallel(memory_gib=0.0), (SINGLE,)),
+    OperatorCase("adjoint", lambda dtype: mri((3, 5, 6), (5, 6))(dtype).H),
+    OperatorCase("composed", composed),
+    OperatorCase("scaled", complex_scaled),
+    OperatorCase("summed", summed),
+    OperatorCase("stacked", stacked),
+    OperatorCase("normalized", lambda dtype: mri((3, 5, 6), (5, 6))(dtype).normalized()),
+]
