@@ -1,1 +1,22 @@
+"""Reconstruction algorithms: each a frozen dataclass of hyper-parameters with one call."""
 
+from medinv.solvers.base import OnStep
+from medinv.solvers.cg_sense import CGSENSE
+from medinv.solvers.cgls import CGLS
+from medinv.solvers.fbp import FBP
+from medinv.solvers.l1_wavelet import L1Wavelet
+from medinv.solvers.sirt import SIRT
+from medinv.solvers.tv import TV, total_variation
+from medinv.solvers.zero_filled import ZeroFilled
+
+__all__ = [
+    "CGLS",
+    "CGSENSE",
+    "FBP",
+    "SIRT",
+    "TV",
+    "L1Wavelet",
+    "OnStep",
+    "ZeroFilled",
+    "total_variation",
+]
