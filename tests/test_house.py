@@ -72,7 +72,10 @@ def test_import_is_quick():
 def test_public_names_resolve_and_are_sorted():
     stub = ast.parse((ROOT / "medinv" / "__init__.pyi").read_text())
     names = [
-        alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.name
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     ]
     assert sorted(names) == sorted(medinv.__all__)
     for name in names:

@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medinv.errors import OutputError
@@ -49,7 +49,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             "Free some space or choose another output folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -32,8 +32,8 @@ class KSpace:
     (8, 1.0)
     """
 
-    data: Complex[Tensor, "slice coil ky kx"]
-    mask: Bool[Tensor, "*slice ky kx"]
+    data: Tensor
+    mask: Tensor
     metadata: Mapping[str, object] = field(default_factory=dict)
     voxel_mm: tuple[float, float, float] | None = None
 

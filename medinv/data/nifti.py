@@ -7,6 +7,7 @@ qform cannot hold, the qform is marked unknown so that readers use the sform.
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medinv.data.atomic import replacing
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
+_COMPRESSION = 4
 _SUFFIXES = (".nii", ".nii.gz")
 _MILLIMETRES = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _SPACES = {0: "unknown", 1: "scanner", 2: "aligned", 3: "talairach", 4: "mni", 5: "template"}
@@ -75,8 +77,12 @@ def write_nifti(volume: Volume, path: str | Path) -> None:
     image.set_sform(affine, code=code)
     image.set_qform(affine, code=0 if _has_shear(affine) else code)
     image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nibabel.save(image, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".gz":  # no name and no time inside: equal volumes give equal files
+            with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as compressed:
+                image.to_stream(compressed)
+        else:
+            image.to_stream(file)
 
 
 def _load(path: Path) -> Any:  # noqa: ANN401  (nibabel is not typed)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from medinv.errors import ShapeError
@@ -38,8 +37,8 @@ class Volume:
     (-1.0, 0.0, 4.0)
     """
 
-    data: Shaped[Tensor, "z y x"]
-    affine: Float64[Tensor, "4 4"]
+    data: Tensor
+    affine: Tensor
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 PLANES = ("axial", "coronal", "sagittal")
 _ERROR_SHARE = 0.2
 _COLUMN_INCHES = 2.2
+_CAPTION = (
+    "images: 0 to {peak:.3g}; error maps: 0 to {error:.3g} "
+    f"({_ERROR_SHARE:.0%} of the reference's maximum); the patient's right is on the left"
+)
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,36 @@ def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
     """
     if not methods:
         raise ShapeError("comparison: expected at least one method beside the reference, got none")
-    truth = planes(reference)
-    columns = {name: planes(reference.with_data(data)) for name, data in methods.items()}
+    truth = _shown(reference)
+    columns = {name: _shown(reference.with_data(data)) for name, data in methods.items()}
     peak = max(float(reference.data.abs().max()), torch.finfo(torch.float32).tiny)
     panels = [("reference", [plane.pixels for plane in truth], False)]
     panels += [(name, [p.pixels for p in column], False) for name, column in columns.items()]
     for name, column in columns.items():
         errors = [(p.pixels - t.pixels).abs() for p, t in zip(column, truth, strict=True)]
         panels.append((f"|{name} - reference|", errors, True))
-    return _png(_draw(panels, truth, peak))
+    return _png(_draw(panels, truth, peak, _CAPTION.format(peak=peak, error=_ERROR_SHARE * peak)))
+
+
+def gallery(methods: Mapping[str, Volume]) -> bytes:
+    """A PNG for measurements without a reference: rows are planes, columns are methods.
+
+    Args:
+        methods: name to volume, all on one grid; the window goes from 0 to the 99.5th percentile
+            of the last one's magnitude.
+
+    Raises:
+        ShapeError: there is no method.
+    """
+    if not methods:
+        raise ShapeError("gallery: expected at least one method, got none")
+    columns = {name: _shown(volume) for name, volume in methods.items()}
+    last = list(methods.values())[-1].data.detach().abs().flatten()
+    bright = float(last.kthvalue(max(1, round(0.995 * last.numel()))).values)
+    peak = max(bright, torch.finfo(torch.float32).tiny)
+    panels = [(name, [p.pixels for p in column], False) for name, column in columns.items()]
+    caption = f"images: 0 to {peak:.3g}; the patient's right is on the left"
+    return _png(_draw(panels, next(iter(columns.values())), peak, caption))
 
 
 def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, Tensor]) -> None:
@@ -95,8 +120,15 @@ def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, 
         temporary.write_bytes(content)
 
 
+def _shown(volume: Volume) -> tuple[Plane, ...]:
+    """The planes worth drawing: a single slice has only one that is not a line."""
+    found = planes(volume)
+    return tuple(plane for plane in found if min(plane.pixels.shape) > 1) or found
+
+
 def _draw(
-    panels: list[tuple[str, list[Tensor], bool]], truth: tuple[Plane, ...], peak: float
+    panels: list[tuple[str, list[Tensor], bool]], truth: tuple[Plane, ...], peak: float,
+    caption: str,
 ) -> Figure:
     from matplotlib.figure import Figure
 
@@ -117,11 +149,7 @@ def _draw(
                 axis.set_title(title, fontsize=9)
             if column == 0:
                 axis.set_ylabel(plane.name, fontsize=9)
-    figure.supxlabel(
-        f"images: 0 to {peak:.3g}; error maps: 0 to {_ERROR_SHARE * peak:.3g} "
-        f"({_ERROR_SHARE:.0%} of the reference's maximum); the patient's right is on the left",
-        fontsize=8,
-    )
+    figure.supxlabel(caption, fontsize=8)
     return figure
 
 

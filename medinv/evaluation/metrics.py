@@ -14,7 +14,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 from torch import Tensor
 
 from medinv.errors import InputError, ShapeError
@@ -24,16 +24,14 @@ _WINDOW = 7
 
 
 def psnr(
-    image: Shaped[Tensor, "*shape"],
-    reference: Shaped[Tensor, "*shape"],
-    roi: Bool[Tensor, "*shape"] | None = None,
+    image: Tensor, reference: Tensor, roi: Bool[Tensor, "*region"] | None = None
 ) -> float:
     """Peak signal-to-noise ratio in dB: ``10 log10(max(reference)^2 / mean((x - reference)^2))``.
 
     Infinite where the images are equal.
 
     Args:
-        image: the image under test, real or complex.
+        image: the image under test, of any shape, real or complex.
         reference: the truth, of the same shape.
         roi: voxels to count. The data range stays that of the whole reference.
 
@@ -52,9 +50,7 @@ def psnr(
 
 
 def nrmse(
-    image: Shaped[Tensor, "*shape"],
-    reference: Shaped[Tensor, "*shape"],
-    roi: Bool[Tensor, "*shape"] | None = None,
+    image: Tensor, reference: Tensor, roi: Bool[Tensor, "*region"] | None = None
 ) -> float:
     """Relative error ``||x - reference|| / ||reference||`` over the region of interest.
 
@@ -71,14 +67,12 @@ def nrmse(
 
 
 def ssim(
-    image: Shaped[Tensor, "*batch y x"],
-    reference: Shaped[Tensor, "*batch y x"],
-    roi: Bool[Tensor, "*batch y x"] | None = None,
+    image: Tensor, reference: Tensor, roi: Bool[Tensor, "*region"] | None = None
 ) -> float:
     """Structural similarity, slice by slice, averaged over all windows of the volume.
 
     Args:
-        image: the image under test, real or complex.
+        image: the image under test, (*batch, y, x), real or complex.
         reference: the truth, of the same shape.
         roi: a window counts where its centre lies in the region.
 

@@ -24,7 +24,8 @@ th:first-child, td:first-child { text-align: left }
 """
 _CONVENTION = (
     "PSNR and SSIM (7 x 7 windows on slices) take the maximum of the reference volume as data "
-    "range; NRMSE is relative to its norm. Images are not rescaled; complex ones count by magnitude."
+    "range; NRMSE is relative to its norm. Images are not rescaled; complex ones are compared by "
+    "magnitude."
 )
 
 
