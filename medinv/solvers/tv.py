@@ -157,7 +157,7 @@ class TV:
     Appl. 158 (2013), 460. A zero ``weight`` gives (nonnegative) least squares.
 
     Axes in ``axes`` that ``A`` has as batch axes are coupled, so ``axes=(-3, -2, -1)`` is 3D TV of
-    slices that were measured one by one. Memory: seven images for 2D and eight for 3D, plus what
+    slices that were measured one by one. Memory: eight images for 2D and nine for 3D, plus what
     one normal operator needs.
 
     Args:

@@ -75,8 +75,8 @@ def test_cgls_converges_to_least_squares_with_falling_residual(dtype):
     x = CGLS(max_iter=40, tol=1e-12)(
         y, A, on_step=lambda i, x: residuals.append((A(x) - y).norm().item()))
     torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-10)
-    assert residuals == sorted(residuals, reverse=True) or max(
-        b - a for a, b in zip(residuals, residuals[1:], strict=False)) < 1e-12
+    # Rounding may raise a converged residual in its last digits.
+    assert all(b <= a + 1e-12 for a, b in zip(residuals, residuals[1:], strict=False))
 
 
 def test_cgls_and_cg_sense_have_the_same_iterates():

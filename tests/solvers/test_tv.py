@@ -48,8 +48,8 @@ def test_a_1d_step_keeps_its_edge_and_loses_contrast():
 @pytest.mark.parametrize(("shape", "axes", "spacing"), [
     ((5, 6), (-2, -1), None), ((3, 4, 5), (-3, -2, -1), (2.5, 1.0, 0.7)),
 ])
-def test_duality_gap_of_denoising_closes(dtype, isotropic, shape, axes, spacing):
-    """For A = I, any x gives a dual point; the gap bounds the distance to the optimum."""
+def test_denoising_satisfies_the_optimality_conditions(dtype, isotropic, shape, axes, spacing):
+    """For A = I: the duality gap is closed and the residual is dual feasible."""
     y = random_image(shape, dtype)
     solver = TV(0.1, max_iter=1000, axes=axes, spacing=spacing, isotropic=isotropic, sigma=1.0)
     values = []
