@@ -64,7 +64,9 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         x, r = x0.clone(), b - matvec(x0)
     p = r.clone()
     rr = _inner(r, r, batch_ndim)
-    target = tol**2 * _inner(b, b, batch_ndim)
+    size = _inner(b, b, batch_ndim)
+    rounding = (10 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(size, rr)
+    target = torch.maximum(tol**2 * size, rounding)  # below rounding, steps are noise
     for i in range(max_iter):
         active = rr > target
         if not active.any():

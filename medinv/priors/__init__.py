@@ -1,1 +1,25 @@
+"""Diffusion priors: denoisers in the VE coordinate."""
 
+from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_card, save_prior
+from medinv.priors.edm import NetworkPrior
+from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
+from medinv.priors.networks import UNet
+from medinv.priors.schedule import karras_sigmas
+from medinv.priors.slices import SlicePrior
+
+__all__ = [
+    "GaussianMixturePrior",
+    "GaussianPrior",
+    "IntensityScale",
+    "NetworkPrior",
+    "Prior",
+    "PriorCard",
+    "SlicePrior",
+    "UNet",
+    "karras_sigmas",
+    "load_prior",
+    "prior_names",
+    "read_card",
+    "save_prior",
+]

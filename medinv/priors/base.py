@@ -79,6 +79,13 @@ class Prior(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]``: ``x`` is ``(*batch, *item)``, ``sigma`` a number or one per batch item."""
 
+    def error_variance(self, sigma: float) -> float:
+        """Expected squared error of each real component of ``D`` at this level, in prior units.
+
+        The default is that of a Gaussian of unit variance; a prior that knows better overrides it.
+        """
+        return sigma**2 / (1 + sigma**2)
+
     def check(self, A: LinearOperator) -> None:
         """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
 

@@ -11,6 +11,7 @@ A complex image is two real channels inside `forward` and nowhere else.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,16 +33,29 @@ class NetworkPrior(Prior):
         sigma_data: root mean square of the training data per real component.
         complex_images: whether items are complex64, else float32.
         scale: how the prior's units relate to physical intensity.
+        error_by_sigma: mean squared error of ``D`` by noise level, measured on held-out images;
+            without it, that of a Gaussian of standard deviation ``sigma_data``.
         chunk: most images sent through the network at once; bounds memory.
     """
 
     def __init__(self, network: nn.Module, sigma_data: float, *, complex_images: bool = False,
-                 scale: IntensityScale | None = None, chunk: int = 8) -> None:
+                 scale: IntensityScale | None = None,
+                 error_by_sigma: dict[float, float] | None = None, chunk: int = 8) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.sigma_data, self.chunk = sigma_data, chunk
         self.dtype = torch.complex64 if complex_images else torch.float32
         self.ndim, self.scale = 2, scale or IntensityScale()
+        self.error_by_sigma = error_by_sigma or {}
+
+    def error_variance(self, sigma: float) -> float:
+        """Measured squared error of ``D``; between and beyond the levels, as a share of sigma^2."""
+        gaussian = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+        if not self.error_by_sigma:
+            return gaussian
+        levels = sorted(self.error_by_sigma)
+        shares = [self.error_by_sigma[s] * (1 / s**2 + 1 / self.sigma_data**2) for s in levels]
+        return gaussian * float(np.interp(np.log(sigma), np.log(levels), shares))
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``D`` on real channels: ``x`` (b, channels, y, x), ``sigma`` (b,); the training form."""

@@ -52,6 +52,8 @@ class UNet(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int] = (32, 64, 128, 192),
                  blocks: Sequence[int] = (1, 2, 2, 2), embedding: int = 128) -> None:
         super().__init__()
+        self.channels, self.embedding = channels, embedding
+        self.widths, self.blocks = tuple(widths), tuple(blocks)
         self.stride = 2 ** (len(widths) - 1)
         self.register_buffer("frequencies", torch.linspace(0, 2, 32).exp2(), persistent=False)
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(),

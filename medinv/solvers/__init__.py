@@ -3,6 +3,7 @@
 from medinv.solvers.base import OnStep
 from medinv.solvers.cg_sense import CGSENSE
 from medinv.solvers.cgls import CGLS
+from medinv.solvers.dds import DDS
 from medinv.solvers.fbp import FBP
 from medinv.solvers.l1_wavelet import L1Wavelet
 from medinv.solvers.sirt import SIRT
@@ -12,6 +13,7 @@ from medinv.solvers.zero_filled import ZeroFilled
 __all__ = [
     "CGLS",
     "CGSENSE",
+    "DDS",
     "FBP",
     "SIRT",
     "TV",

@@ -10,10 +10,14 @@ The minimiser is the posterior mean ``E[x0 | x]`` whatever the weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
-from medinv.priors.edm import NetworkPrior, to_channels
+from medinv.priors.edm import to_channels
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def draw_sigma(n: int, sigma_data: float, mean: float, std: float, rng: Generator) -> Tensor:
@@ -21,11 +25,13 @@ def draw_sigma(n: int, sigma_data: float, mean: float, std: float, rng: Generato
     return 2 * sigma_data * (mean + std * torch.randn(n, generator=rng)).exp()
 
 
-def denoising_loss(prior: NetworkPrior, x0: Tensor, sigma: Tensor, rng: Generator) -> Tensor:
+def denoising_loss(denoise: Denoise, sigma_data: float, x0: Tensor, sigma: Tensor,
+                   rng: Generator) -> Tensor:
     """Weighted mean squared error of each item.
 
     Args:
-        prior: the network being trained.
+        denoise: ``D`` on real channels, ``(b, channels, y, x), (b,)`` (see `NetworkPrior.denoise`).
+        sigma_data: root mean square of the data per real component.
         x0: clean images (b, y, x) in prior units, real or complex.
         sigma: noise level of each item (b,), std of each real component.
         rng: where the noise comes from.
@@ -35,6 +41,6 @@ def denoising_loss(prior: NetworkPrior, x0: Tensor, sigma: Tensor, rng: Generato
     """
     clean = to_channels(x0)
     noise = torch.randn(clean.shape, generator=rng).to(clean.device)
-    denoised = prior.denoise(clean + sigma[:, None, None, None] * noise, sigma)
-    weight = (sigma.square() + prior.sigma_data**2) / (sigma * prior.sigma_data).square()
+    denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma)
+    weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
     return weight * (denoised - clean).square().mean((1, 2, 3))

@@ -73,7 +73,8 @@ def validate(prior: NetworkPrior, x0: Tensor, seed: int) -> dict[str, float]:
     for i, sigma in enumerate(VALIDATION_SIGMAS):
         levels = torch.full((prior.chunk,), sigma)
         rng = generator(seed, -10 - i)
-        parts = [denoising_loss(prior, x, levels[: len(x)], rng) for x in x0.split(prior.chunk)]
+        parts = [denoising_loss(prior.denoise, prior.sigma_data, x, levels[: len(x)], rng)
+                 for x in x0.split(prior.chunk)]
         losses[f"{sigma:g}"] = round(float(torch.cat(parts).mean()), 5)
     return losses
 
@@ -124,7 +125,8 @@ class _Run:
         x0 = self.sampler.batch(config.batch, rng)
         sigma = draw_sigma(len(x0), self.prior.sigma_data, config.noise_mean, config.noise_std, rng)
         device = self.fabric.device
-        loss = denoising_loss(self.model, x0.to(device), sigma.to(device), rng).mean()
+        loss = denoising_loss(self.model.denoise, self.prior.sigma_data, x0.to(device),
+                              sigma.to(device), rng).mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
@@ -156,6 +158,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
         run.load()
     folder.mkdir(parents=True, exist_ok=True)
     held_out = ImageSampler(config.images, validation=True).batch(32, generator(config.seed, -2))
+    held_out = held_out.to(run.fabric.device)
     average = run.average.module
     last, saved = time.monotonic(), time.monotonic()
     while run.step < config.updates:
@@ -166,7 +169,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
         left = run.seconds / run.step * (config.updates - run.step)
         progress = Progress(run.step, config.updates, loss, left)
         if run.step % config.validate_every == 0 or run.step == config.updates:
-            progress.validation = validate(average, held_out.to(run.fabric.device), config.seed)
+            progress.validation = validate(average, held_out, config.seed)
             _record(folder, {"step": run.step, "seconds": round(run.seconds),
                              "validation": progress.validation})
         if now - saved > 60 * config.save_minutes or run.step == config.updates:
@@ -174,7 +177,14 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
             saved = now
         if on_update is not None:
             on_update(progress)
-    return average
+    average.error_by_sigma = _errors(validate(average, held_out, config.seed), average.sigma_data)
+    return average.eval().requires_grad_(False)
+
+
+def _errors(losses: dict[str, float], sigma_data: float) -> dict[float, float]:
+    """Mean squared error of the denoiser by noise level, from the weighted losses."""
+    levels = {float(sigma): loss for sigma, loss in losses.items()}
+    return {s: loss / (1 / s**2 + 1 / sigma_data**2) for s, loss in levels.items()}
 
 
 def _record(folder: Path, row: dict[str, Any]) -> None:

@@ -1,0 +1,144 @@
+"""One checkpoint format: weights in safetensors, everything else in the JSON file beside it.
+
+``name.safetensors`` holds the network's tensors in half precision; ``name.json`` describes the network,
+sigma_data, the intensity scale, the training data and their licences, the recipe hash and the metrics.
+Neither can hold code. The priors that medinv ships lie in ``medinv/priors/weights``.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from medinv.data.atomic import replacing
+from medinv.errors import CheckpointError
+from medinv.priors.base import IntensityScale
+from medinv.priors.edm import NetworkPrior
+from medinv.priors.networks import UNet
+
+
+class UNetLayout(BaseModel):
+    """Arguments of `medinv.priors.networks.UNet`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["unet"] = "unet"
+    channels: int = Field(ge=1, le=2)
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    embedding: int
+
+
+class PriorCard(BaseModel):
+    """The JSON file: all that is known of a prior but its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    description: str
+    network: UNetLayout
+    complex_images: bool
+    sigma_data: float = Field(gt=0)
+    scale: IntensityScale
+    error_by_sigma: dict[float, float] = Field(
+        default_factory=dict, description="mean squared error of D by noise level, on held-out images"
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="data sets with licences, recipe hash, updates, seconds"
+    )
+
+
+def _paths(name: str | Path) -> tuple[Path, Path]:
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        if str(name) not in prior_names():
+            raise CheckpointError(
+                f"no prior is called {str(name)!r}; medinv ships {', '.join(prior_names()) or 'none'}; "
+                "or pass the path of a .safetensors file"
+            )
+        path = Path(str(resources.files("medinv.priors"))) / "weights" / f"{name}.safetensors"
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no such file; a prior is a .safetensors file with a .json file beside it"
+            )
+    return path, path.with_suffix(".json")
+
+
+def prior_names() -> list[str]:
+    """Names of the priors that medinv ships."""
+    folder = Path(str(resources.files("medinv.priors"))) / "weights"
+    return sorted(path.stem for path in folder.glob("*.safetensors"))
+
+
+def read_card(name: str | Path) -> PriorCard:
+    """What is known of a prior, without loading its weights.
+
+    Raises:
+        CheckpointError: no such prior, or its JSON file is not a prior's.
+    """
+    path = _paths(name)[1]
+    try:
+        return PriorCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path.name}: not the description of a prior: {error}") from error
+
+
+def load_prior(name: str | Path) -> NetworkPrior:
+    """A shipped prior by name, or one's own by the path of its .safetensors file; on the CPU.
+
+    Raises:
+        CheckpointError: no such prior, or weights and description do not belong together.
+    """
+    weights, _ = _paths(name)
+    card = read_card(name)
+    network = UNet(**card.network.model_dump(exclude={"kind"}))
+    try:
+        tensors = {key: value.float() for key, value in load_file(weights).items()}
+        network.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{weights.name}: the weights are broken or of another network than its .json says: {error}"
+        ) from error
+    prior = NetworkPrior(network, card.sigma_data, complex_images=card.complex_images,
+                         scale=card.scale, error_by_sigma=card.error_by_sigma)
+    return prior.eval().requires_grad_(False)
+
+
+def save_prior(path: str | Path, prior: NetworkPrior, description: str,
+               training: dict[str, Any] | None = None) -> PriorCard:
+    """Write ``path`` (.safetensors, half precision) and the .json beside it; returns the latter.
+
+    Args:
+        path: where to; ends in ``.safetensors``.
+        prior: a `NetworkPrior` on a `UNet`.
+        description: one line for people.
+        training: data sets with licences, recipe hash, updates and so on.
+
+    Raises:
+        OutputError: a file could not be written.
+    """
+    path = Path(path)
+    network = prior.network
+    if not isinstance(network, UNet) or path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"save_prior writes a UNet to a .safetensors file, got {type(network).__name__} and {path}"
+        )
+    card = PriorCard(
+        description=description,
+        network=UNetLayout(channels=network.channels, widths=network.widths, blocks=network.blocks,
+                           embedding=network.embedding),
+        complex_images=prior.dtype.is_complex, sigma_data=prior.sigma_data, scale=prior.scale,
+        error_by_sigma=prior.error_by_sigma, training=training or {},
+    )
+    tensors = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial)
+    with replacing(path.with_suffix(".json")) as partial:
+        partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    return card

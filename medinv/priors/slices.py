@@ -1,0 +1,48 @@
+"""A 2D prior on the slices of a volume, along any axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medinv.errors import ShapeError
+from medinv.priors.base import Prior
+
+
+class SlicePrior(Prior):
+    """The product of a 2D prior over the slices of volumes (z, y, x).
+
+    Slices go through the network ``chunk`` at a time and are written into one output volume, so memory
+    is bounded by two volumes and one chunk.
+
+    Args:
+        prior: a prior of 2D images.
+        axis: the axis that slices are perpendicular to, -3 (z), -2 (y) or -1 (x).
+        chunk: most slices denoised at once.
+    """
+
+    def __init__(self, prior: Prior, axis: int = -3, chunk: int = 8) -> None:
+        super().__init__()
+        if prior.ndim != 2 or axis not in (-3, -2, -1):
+            raise ShapeError(
+                f"SlicePrior: expected a 2D prior and axis -3, -2 or -1, got a {prior.ndim}D prior "
+                f"and axis {axis}"
+            )
+        self.prior, self.axis, self.chunk = prior, axis, chunk
+        self.dtype, self.ndim, self.scale = prior.dtype, 3, prior.scale
+
+    def error_variance(self, sigma: float) -> float:
+        """That of the 2D prior."""
+        return self.prior.error_variance(sigma)
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """``E[x0 | x]`` for volumes ``x`` (*batch, z, y, x)."""
+        slices = x.movedim(self.axis, -3)
+        volumes = slices.reshape(-1, *slices.shape[-3:])
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        levels = levels.expand(x.shape[:-3]).flatten()
+        denoised = [
+            torch.cat([self.prior(part, level) for part in volume.split(self.chunk)])
+            for volume, level in zip(volumes, levels, strict=True)
+        ]
+        return torch.stack(denoised).reshape(slices.shape).movedim(-3, self.axis)

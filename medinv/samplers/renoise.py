@@ -1,0 +1,45 @@
+"""From an estimate of the clean image to the next noise level.
+
+A step to the level ``sigma'`` is ``x' = x0 + c_eps eps + c_noise n`` with ``eps = (x - D) / sigma`` the
+predicted noise and ``n`` fresh. The two published ways to choose ``c_eps`` and ``c_noise`` both keep
+``c_eps^2 + c_noise^2 = sigma'^2``; they differ in whether the fresh noise vanishes with the step.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Generator, Tensor
+
+
+def fixed_split(eta: float, sigma: float, sigma_next: float) -> tuple[float, float]:
+    """Fixed share of fresh noise (DDRM, DDNM, DDS): ``c_noise = eta sigma'``.
+
+    There is no limit as the steps grow finer: an unmeasured direction of variance ``p`` ends with
+    ``p (1 + sqrt(1 - eta^2)) / 2``.
+    """
+    return sqrt(1 - eta**2) * sigma_next, eta * sigma_next
+
+
+def ddim_split(eta: float, sigma: float, sigma_next: float) -> tuple[float, float]:
+    """DDIM (Song et al. 2021, equation 16): 0 is the probability-flow ODE, 1 ancestral sampling."""
+    fresh = eta * sigma_next * sqrt(1 - (sigma_next / sigma) ** 2)
+    return sqrt(sigma_next**2 - fresh**2), fresh
+
+
+def gaussian_like(x: Tensor, rng: Generator | None, *, shared_axis: int | None = None) -> Tensor:
+    """Standard normal noise of the shape of ``x``, of unit variance in each REAL component.
+
+    Args:
+        x: gives shape, dtype and device.
+        rng: source of the numbers, on the device of ``x``; the global one by default.
+        shared_axis: an axis along which the noise is constant (it is expanded, not copied).
+    """
+    shape = list(x.shape)
+    if shared_axis is not None:
+        shape[shared_axis] = 1
+    noise = torch.randn(shape, dtype=x.dtype, device=x.device, generator=rng)
+    if x.is_complex():
+        noise *= sqrt(2)
+    return noise.expand(x.shape)

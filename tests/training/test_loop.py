@@ -1,0 +1,162 @@
+"""Training on a tiny volume: it learns, resumes to the same state, and never sees the test set."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medinv.errors import CheckpointError, DataError
+from medinv.training import TrainConfig, train
+from medinv.training.augment import (
+    random_affine,
+    random_contrast,
+    random_flip,
+    random_phase,
+)
+from medinv.training.denoising import denoising_loss, draw_sigma
+from medinv.training.images import ImageSampler
+from medinv.training.loop import build_prior, generator, learning_rate
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A CT volume of boxes with slices 8-9 as its test set."""
+    rng = np.random.default_rng(0)
+    volume = np.full((40, 36, 10), -1000.0, np.float32)
+    for _ in range(30):
+        i, j, k = rng.integers(0, (30, 26, 8))
+        volume[i : i + 10, j : j + 10, k : k + 2] = rng.uniform(-200, 400)
+    volume[..., 8:] = 1234
+    path = tmp_path / "boxes.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    import hashlib
+
+    manifest = {
+        "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0", "source": "here",
+        "access": {"kind": "local", "steps": ["none"]},
+        "files": {"image": {"path": path.name, "size": path.stat().st_size,
+                            "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
+        "geometry": {"shape": [40, 36, 10], "unit": "HU"},
+        "splits": {"test": {"axis": "k", "start": 8, "stop": 10}},
+    }
+    file = tmp_path / "boxes.yaml"
+    file.write_text(yaml.safe_dump(manifest))
+    return file
+
+
+@pytest.fixture
+def config(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
+    return TrainConfig.model_validate({
+        "images": {"kind": "ct", "crop": 16, "sources": [{
+            "manifest": str(manifest), "train": {"axis": 2, "start": 0, "stop": 6},
+            "validation": {"axis": 2, "start": 6, "stop": 8}}]},
+        "network": {"widths": [16, 32], "blocks": [1, 1], "embedding": 16},
+        "updates": 8, "batch": 4, "warmup": 2, "decay": 2, "validate_every": 4, "ema": 0.5,
+    })
+
+
+def with_source(config, **changes):
+    source = config.images.sources[0].model_copy(update=changes)
+    return config.images.model_copy(update={"sources": (source,)})
+
+
+def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
+    whole = train(config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.step == 4:
+            raise Killed
+
+    eager = config.model_copy(update={"save_minutes": 1e-9})
+    with pytest.raises(Killed):
+        train(eager, tmp_path / "parts", on_update=kill)
+    parts = train(config, tmp_path / "parts", resume=True)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(a, b)
+    rows = [json.loads(row) for row in (tmp_path / "parts/history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 8]
+    assert set(parts.error_by_sigma) == {0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0}
+
+
+def test_training_beats_the_untrained_network(config, tmp_path):
+    """The untrained network is the white Gaussian denoiser; 60 updates must do better."""
+    config = config.model_copy(update={"updates": 60, "learning_rate": 2e-3, "ema": 0.9})
+    trained = train(config, tmp_path / "run")
+    untrained = build_prior(config, ImageSampler(config.images))
+    x = ImageSampler(config.images, validation=True).batch(64, generator(5, 0))
+    sigma = torch.full((64,), 0.3)
+    with torch.no_grad():
+        before, after = (denoising_loss(prior.denoise, 0.5, x, sigma, generator(5, 1)).mean()
+                         for prior in (untrained, trained))
+    assert after < 0.8 * before
+
+
+def test_a_folder_with_a_run_is_not_overwritten(config, tmp_path):
+    train(config.model_copy(update={"updates": 1}), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(config, tmp_path / "run")
+    other = config.model_copy(update={"network": config.network.model_copy(
+        update={"widths": (16, 48)})})
+    with pytest.raises(CheckpointError, match="another network"):
+        train(other, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("region", [
+    None, {"axis": 2, "start": 0, "stop": 9}, {"axis": 0, "start": 0, "stop": 9}])
+def test_the_test_set_cannot_be_trained_on(config, region):
+    from medinv.training.config import Region
+
+    images = with_source(config, train=region and Region.model_validate(region))
+    with pytest.raises(DataError, match="is the test set"):
+        ImageSampler(images)
+
+
+def test_validation_needs_a_region(config):
+    with pytest.raises(DataError, match="validation"):
+        ImageSampler(with_source(config, validation=None), validation=True)
+
+
+def test_batches_depend_on_the_generator_alone(config):
+    sampler = ImageSampler(config.images)
+    first = sampler.batch(4, generator(0, 3))
+    sampler.batch(4, generator(0, 4))
+    assert torch.equal(first, sampler.batch(4, generator(0, 3)))
+    assert first.shape == (4, 16, 16)
+    assert first.min() >= 0
+    assert first.max() < 2  # the test slices' 2.2 waters never appear
+
+
+def test_learning_rate_rises_stays_and_falls(config):
+    config = config.model_copy(update={"updates": 100, "warmup": 10, "decay": 20})
+    rates = [learning_rate(step, config) / config.learning_rate for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:80] == [1.0] * 70
+    assert rates[90] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.06
+
+
+def test_noise_levels_are_log_normal():
+    sigma = draw_sigma(50_000, 0.5, -1.2, 1.2, generator(0, 0)).log()
+    assert sigma.mean().item() == pytest.approx(-1.2, abs=0.02)
+    assert sigma.std().item() == pytest.approx(1.2, abs=0.02)
+
+
+def test_augmentations_keep_what_they_promise():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(16, 12, 12, generator=rng)
+    flipped = random_flip(x, rng)
+    torch.testing.assert_close(flipped.flatten(1).sort().values, x.flatten(1).sort().values)
+    assert not torch.equal(flipped, x)
+    torch.testing.assert_close(random_phase(x, rng).abs(), x)
+    contrast = random_contrast(x * (x > 0.5), rng)
+    assert (contrast[x <= 0.5] == 0).all()
+    assert contrast.max() <= 1.2
+    constant = random_affine(torch.ones(8, 12, 12), rng, share=1.0)
+    torch.testing.assert_close(constant, torch.ones(8, 12, 12), atol=1e-4, rtol=0)
