@@ -83,11 +83,11 @@ def equispaced(shape: tuple[int, int], acceleration: float, *, center_fraction: 
         >>> equispaced((64, 64), 4.0, center_fraction=0.0).acceleration
         4.0
     """
+    n, centre, _ = _lines("equispaced", shape, acceleration, center_fraction, axis)
     step = round(acceleration)
     if step != acceleration:
         raise InputError(f"equispaced: acceleration is {acceleration}; the distance between lines "
                          "is a whole number, pass one or use uniform1d.")
-    n, centre, _ = _lines("equispaced", shape, acceleration, center_fraction, axis)
     offset = int(torch.randint(step, (), generator=_generator(rng)))
     return _mask(shape, axis, centre | (torch.arange(n) % step == offset))
 

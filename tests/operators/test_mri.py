@@ -74,7 +74,8 @@ def test_normal_transforms_only_undersampled_axes(mask, axes, rng, monkeypatch):
 def test_a_3d_operator_mixes_slices_and_a_2d_one_does_not(rng):
     x = torch.zeros(4, 5, 6, dtype=torch.complex64)
     x[1, 2, 3] = 1
-    volume = CartesianMRI(random_maps((3, 4, 5, 6), torch.float32, -4), torch.ones(4, 5, 6), ndim=3)
+    maps = random_maps((3, 4, 5, 6), torch.float32, -4)
+    volume = CartesianMRI(maps, torch.ones(4, 5, 6), ndim=3)
     slices = CartesianMRI(random_maps((4, 3, 5, 6), torch.float32, -3), torch.ones(5, 6))
     assert (volume(x).abs().sum((0, 2, 3)) > 0).all()
     assert (slices(x).abs().sum((1, 2, 3)) > 0).tolist() == [False, True, False, False]
@@ -96,7 +97,8 @@ def test_norm_is_at_most_one_for_normalised_maps():
 
 def ellipse_image(n, half_x, half_y, x0, y0, oversampling=16):
     """Area fraction of each pixel that an axis-parallel ellipse covers; lengths in pixels."""
-    fine = (torch.arange(n * oversampling, dtype=torch.float64) + 0.5) / oversampling - 0.5 - n // 2
+    fine = (torch.arange(n * oversampling, dtype=torch.float64) + 0.5) / oversampling
+    fine = fine - 0.5 - n // 2
     inside = ((fine - x0) / half_x) ** 2 + ((fine[:, None] - y0) / half_y) ** 2 <= 1
     blocks = inside.double().reshape(n, oversampling, n, oversampling)
     return blocks.mean((1, 3))
