@@ -104,8 +104,8 @@ def gallery(methods: Mapping[str, Volume]) -> bytes:
     bright = float(last.kthvalue(max(1, round(0.995 * last.numel()))).values)
     peak = max(bright, torch.finfo(torch.float32).tiny)
     panels = [(name, [p.pixels for p in column], False) for name, column in columns.items()]
-    caption = f"images: 0 to {peak:.3g}; the patient's right is on the left"
-    return _png(_draw(panels, next(iter(columns.values())), peak, caption))
+    truth = next(iter(columns.values()))
+    return _png(_draw(panels, truth, peak, f"images: 0 to {peak:.3g}"))
 
 
 def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, Tensor]) -> None:

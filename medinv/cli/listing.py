@@ -1,0 +1,151 @@
+"""The commands that only show something: recipes, solvers, priors, data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medinv.cli.command import guarded
+
+recipes = typer.Typer(help="The recipes that medinv knows.", no_args_is_help=False)
+data = typer.Typer(help="The data sets that medinv knows.", no_args_is_help=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.command()(guarded(solvers))
+    app.command()(guarded(priors))
+    app.add_typer(recipes, name="recipes")
+    app.add_typer(data, name="data")
+
+
+def print_table(title: str, rows: Mapping[str, Mapping[str, object]]) -> None:
+    """Rows of named values on the terminal; numbers to four digits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("", *columns, title=title or None)
+    for name, row in rows.items():
+        table.add_row(name, *(_cell(row.get(column, "")) for column in columns))
+    Console().print(table)
+
+
+def print_json(content: object) -> None:
+    """Indented JSON on the output stream."""
+    typer.echo(json.dumps(content, indent=2))
+
+
+def solvers() -> None:
+    """List the solvers and their settings with defaults."""
+    from medinv.recipe.settings import fields_model, solver_class, solver_names
+
+    for name in solver_names():
+        summary = (solver_class(name).__doc__ or "").strip().splitlines()[0]
+        settings = ", ".join(
+            key if field.is_required() else f"{key}={field.default!r}"
+            for key, field in fields_model(name).model_fields.items()
+        )
+        typer.echo(f"{name}\n    {summary}\n    settings: {settings or 'none'}")
+
+
+def priors() -> None:
+    """List the priors that medinv ships."""
+    from medinv.priors import prior_names, read_card
+
+    for name in prior_names():
+        card = read_card(name)
+        kind = "complex" if card.complex_images else "real"
+        typer.echo(f"{name}: {card.description} ({kind} images)")
+
+
+@recipes.callback(invoke_without_command=True)
+def _recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes.command("list")
+@guarded
+def list_recipes() -> None:
+    """List the packaged recipes."""
+    from medinv.recipe.load import load_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        typer.echo(f"{name:28} {recipe.task:12} {recipe.description}")
+
+
+@recipes.command("show")
+@guarded
+def show_recipe(
+    name: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Fill in every default, and print JSON.")
+    ] = False,
+) -> None:
+    """Print a recipe, to copy and change."""
+    from medinv.recipe.load import load_recipe, recipe_json, recipe_text
+
+    if resolved:
+        print_json(recipe_json(load_recipe(name)))
+    else:
+        typer.echo(recipe_text(name), nl=False)
+
+
+@recipes.command("schema")
+@guarded
+def show_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from medinv.recipe.load import recipe_schema
+
+    print_json(recipe_schema())
+
+
+@data.callback(invoke_without_command=True)
+def _data(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_data()
+
+
+@data.command("list")
+@guarded
+def list_data() -> None:
+    """List the data sets."""
+    from medinv.data import load_manifest, manifest_names
+
+    for name in manifest_names():
+        manifest = load_manifest(name)
+        typer.echo(f"{name:26} {manifest.modality:3} {manifest.licence:14} {manifest.title}")
+
+
+@data.command("show")
+@guarded
+def show_data(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
+    """Print what is known of a data set, as JSON."""
+    from medinv.data import load_manifest
+
+    print_json(load_manifest(name).model_dump(mode="json"))
+
+
+@data.command("fetch")
+@guarded
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="A data set's name.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="A folder that already holds the files.")
+    ] = None,
+) -> None:
+    """Download a data set, or verify that it is here; prints where its files are."""
+    from medinv.data import load_manifest
+
+    for role, path in load_manifest(name).fetch(root, progress=True).items():
+        typer.echo(f"{role:>10}  {path}")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

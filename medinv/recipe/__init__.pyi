@@ -1,0 +1,10 @@
+from .load import load_recipe as load_recipe
+from .load import recipe_hash as recipe_hash
+from .load import recipe_names as recipe_names
+from .load import recipe_schema as recipe_schema
+from .run import Method as Method
+from .run import Progress as Progress
+from .run import Run as Run
+from .run import reconstruct as reconstruct
+from .run import run_recipe as run_recipe
+from .training import train_recipe as train_recipe

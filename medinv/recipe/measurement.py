@@ -1,0 +1,109 @@
+"""From the measurement block of a recipe to ``y``, its operator and its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from medinv.data import Volume, block_mean, crop, load_volume, read_nifti, shepp_logan
+from medinv.errors import DataError, DownloadError
+from medinv.operators.base import LinearOperator
+from medinv.recipe.schema import Interval, VolumeSource
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A measurement that is ready for a solver.
+
+    Attributes:
+        y: the samples, ``(z, *A.codomain.shape)`` or ``A.codomain.shape``.
+        A: their operator.
+        noise_std: std of each real component of the noise in ``y``, known or estimated.
+        to_volume: an image in physical units (1/mm for CT) as a volume in output units (HU).
+        unit: the output unit.
+        reference: the true image in physical units, where the measurement is simulated.
+        origin: one sentence for people: what was measured or simulated, and from what. It names
+            no file, as file names often hold patient names.
+        notes: what they should know beside it, such as a fallback.
+        facts: numbers for metrics.json.
+    """
+
+    y: Tensor
+    A: LinearOperator
+    noise_std: float
+    to_volume: Callable[[Tensor], Volume]
+    unit: str
+    reference: Tensor | None
+    origin: str
+    notes: tuple[str, ...]
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A volume, what it is called, and what people should know of it."""
+
+    volume: Volume
+    title: str
+    notes: tuple[str, ...] = ()
+    phantom: bool = False
+
+
+def load_source(source: VolumeSource, path: Path | None) -> Source:
+    """The volume that a recipe names, or the file ``path`` instead of it.
+
+    Raises:
+        DataError: no such data set or file, or it is not a volume.
+        DownloadError: the data set cannot be fetched and the recipe names no fallback.
+    """
+    file = path or (Path(source.path) if source.path else None)
+    if file is not None:
+        return Source(read_nifti(file), "the input volume")
+    if source.manifest is None:
+        return _phantom(source)
+    try:
+        volume = load_volume(source.manifest, source.file, split=source.split)
+    except DownloadError as error:
+        if source.fallback is None:
+            raise
+        note = f"{source.manifest} could not be fetched, so a phantom stands in for it ({error})"
+        phantom = _phantom(source)
+        return Source(phantom.volume, phantom.title, (note,), phantom=True)
+    part = f", {source.split} slices" if source.split else ""
+    return Source(volume, f"{source.manifest}{part}")
+
+
+def _phantom(source: VolumeSource) -> Source:
+    return Source(shepp_logan(source.phantom_shape), "3D Shepp-Logan phantom", phantom=True)
+
+
+def select(volume: Volume, slices: Interval | None, pool: tuple[int, int, int]) -> Volume:
+    """The wanted slices along z, averaged over blocks of ``pool`` (z, y, x) voxels.
+
+    Raises:
+        DataError: the volume has fewer slices.
+    """
+    if slices is not None:
+        check_slices(slices, volume.data.shape[0])
+        volume = crop(volume, (slice(*slices), slice(None), slice(None)))
+    return volume if pool == (1, 1, 1) else block_mean(volume, pool)
+
+
+def check_slices(slices: Interval, n_slices: int) -> None:
+    """Raise `DataError` unless there are that many slices."""
+    if slices[1] > n_slices:
+        raise DataError(
+            f"measurement.slices: expected [start, stop] within the {n_slices} slices, got "
+            f"{list(slices)}; lower it, or leave it out for all slices"
+        )
+
+
+def add_noise(y: Tensor, std: float, rng: Generator) -> Tensor:
+    """``y`` plus white noise, ``std`` for each real component."""
+    shape = (*y.shape, 2) if y.is_complex() else tuple(y.shape)
+    noise = torch.randn(shape, generator=rng, dtype=y.real.dtype)
+    return y + std * (torch.view_as_complex(noise) if y.is_complex() else noise)

@@ -1,0 +1,143 @@
+"""What a run leaves behind: volumes, metrics, a figure and a report, each whole or not at all."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+from pathlib import Path
+
+from medinv.data import Volume
+from medinv.data.atomic import replacing, write_json
+from medinv.errors import InputError
+from medinv.evaluation.figure import comparison, gallery
+from medinv.evaluation.report import Provenance, write_report
+from medinv.recipe.load import recipe_hash, recipe_json
+from medinv.recipe.run import Run
+
+_NIFTI = (".nii", ".nii.gz")
+REGION = "all voxels"
+
+
+def check_output(output: str | Path) -> None:
+    """Refuse an output name that cannot work before hours of computing, not after.
+
+    Raises:
+        InputError: a file where a folder is needed, or the other way round.
+    """
+    path = Path(output)
+    if _is_volume(path):
+        if path.is_dir():
+            raise InputError(f"{path}: expected a file name, found a folder; choose another name")
+    elif path.exists() and not path.is_dir():
+        raise InputError(
+            f"{path}: expected a folder or a name that ends in .nii.gz, found a file; "
+            "choose another name"
+        )
+
+
+def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:
+    """Write a run: the volume alone where ``output`` ends in ``.nii[.gz]``, else a folder.
+
+    Returns:
+        The files, by what they are.
+
+    Raises:
+        OutputError: a file could not be written; nothing is left under its name.
+    """
+    path = Path(output)
+    if _is_volume(path):
+        run.volume().to_nifti(path)
+        return {"reconstruction": path}
+    files = _write_volumes(run, path)
+    metrics = run.metrics()
+    files["metrics"] = path / "metrics.json"
+    write_json(files["metrics"], _facts(run, metrics))
+    if run.recipe.output.figure or run.recipe.output.report:
+        png = draw(run)
+        if run.recipe.output.figure:
+            files["figure"] = path / "figure.png"
+            with replacing(files["figure"]) as temporary:
+                temporary.write_bytes(png)
+        if run.recipe.output.report:
+            files["report"] = path / "report.html"
+            title = run.recipe.description or run.recipe.name
+            notes = (_sentence(run.measured.origin), *map(_sentence, run.measured.notes))
+            write_report(files["report"], title, png, metrics, _provenance(run), notes)
+    return files
+
+
+def draw(run: Run) -> bytes:
+    """Three planes as PNG: with errors where a reference is known, else the methods alone."""
+    reference = run.measured.reference
+    shown = [title for title in run.methods if not title.endswith("one sample")]
+    images = {title: run.methods[title].image for title in shown}
+    first = next(iter(images.values()))
+    if reference is not None:
+        return comparison(_physical(run, reference), images)
+    grid = _physical(run, first)
+    return gallery({title: grid.with_data(image) for title, image in images.items()})
+
+
+def _physical(run: Run, image: object) -> Volume:
+    """A volume that keeps physical units (1/mm for CT), in which air is 0."""
+    return run.measured.to_volume(image).with_data(image)  # type: ignore[arg-type]
+
+
+def _write_volumes(run: Run, folder: Path) -> dict[str, Path]:
+    titles = {"reconstruction": run.title}
+    for title in run.methods:
+        if title.endswith(", one sample"):
+            titles["one sample"] = title
+    if run.recipe.output.baselines:
+        titles |= {settings.title: settings.title for settings in run.recipe.baselines}
+    files = {}
+    for role, title in titles.items():
+        files[role] = folder / f"{_slug(role)}.nii.gz"
+        run.volume(title).to_nifti(files[role])
+    return files
+
+
+def _facts(run: Run, metrics: dict[str, dict[str, float]]) -> dict[str, object]:
+    finite = {
+        title: {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for title, row in metrics.items()
+    }
+    return {
+        "medinv": version("medinv"),
+        "result": run.title,
+        "methods": finite,
+        "region": REGION,
+        "measurement": {"origin": run.measured.origin, **run.measured.facts},
+        "unit": run.measured.unit,
+        "notes": list(run.measured.notes),
+        "recipe_sha256": recipe_hash(run.recipe),
+        "recipe": recipe_json(run.recipe),
+    }
+
+
+def _provenance(run: Run) -> Provenance:
+    recipe = run.recipe
+    facts = {
+        name: value for name, value in run.measured.facts.items()
+        if isinstance(value, str | int | float)
+    }
+    return Provenance(
+        version=version("medinv"), recipe=recipe.name, seed=recipe.seed,
+        seconds={title: method.seconds for title, method in run.methods.items()},
+        settings={
+            **facts, "region of interest": REGION, "prior": Path(recipe.prior or "none").stem,
+            "recipe sha256": recipe_hash(recipe),
+        },
+    )
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.endswith(_NIFTI)
+
+
+def _slug(title: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,181 @@
+"""What a recipe may say: one pydantic model per block, and no field that they don't know.
+
+A recipe is a measurement, a prior and a solver, or the training of a prior. Units are in the field
+names or descriptions; lengths are mm, attenuations 1/mm, angles degrees (in recipes only).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from medinv.recipe.settings import SolverSettings, needs_prior
+from medinv.training.config import TrainConfig
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Pooling = tuple[
+    Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+]
+
+
+def _increasing(interval: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"expected [start, stop] with 0 <= start < stop, got {list(interval)}")
+    return interval
+
+
+Interval = Annotated[tuple[int, int], AfterValidator(_increasing)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VolumeSource(_Strict):
+    """A real volume: of a named data set, of a NIfTI file, or a phantom that needs neither."""
+
+    manifest: str | None = Field(None, description="data set, see `medinv data list`")
+    file: str = Field("image", description="role of the file in the data set")
+    split: str | None = Field(None, description="part of the data set, such as test")
+    path: str | None = Field(None, description="a NIfTI file")
+    phantom: Literal["shepp-logan"] | None = None
+    phantom_shape: tuple[int, int, int] = Field((48, 256, 256), description="z, y, x")
+    fallback: Literal["shepp-logan"] | None = Field(
+        None, description="used, and said so, where the data set cannot be downloaded"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> VolumeSource:
+        if sum(value is not None for value in (self.manifest, self.path, self.phantom)) != 1:
+            raise ValueError("expected exactly one of manifest, path and phantom")
+        return self
+
+
+class KSpaceSource(_Strict):
+    """Raw k-space: of a named data set or of an .npy, .npz or fastMRI-layout .h5 file."""
+
+    manifest: str | None = Field(None, description="data set, see `medinv data list`")
+    file: str = Field("kspace", description="role of the file in the data set")
+    path: str | None = None
+    key: str | None = Field(None, description="array to read, where the file holds several")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> KSpaceSource:
+        if (self.manifest is None) == (self.path is None):
+            raise ValueError("expected exactly one of manifest and path")
+        return self
+
+
+class CTSimulated(_Strict):
+    """Parallel-beam line integrals simulated from a real CT volume, on the volume's own grid."""
+
+    kind: Literal["ct-simulated"]
+    volume: VolumeSource
+    slices: Interval | None = Field(None, description="axial slices to use, [start, stop]")
+    pool: Pooling = Field((1, 1, 1), description="averaging factors of z, y, x")
+    views: int = Field(gt=0, description="equispaced over the arc")
+    arc_degrees: float = Field(180.0, gt=0, le=360)
+    noise: Fraction = Field(0.005, description="std of the noise, see noise_of")
+    noise_of: Literal["max", "rms"] = Field(
+        "max", description="the noise is a fraction of the largest, or the rms, line integral"
+    )
+    mu_water: float = Field(0.02, gt=0, description="attenuation of water, 1/mm")
+
+
+class MRIFile(_Strict):
+    """Measured k-space; a sample counts as measured where any coil is nonzero."""
+
+    kind: Literal["mri-file"]
+    kspace: KSpaceSource
+    slices: Interval | None = Field(None, description="slices to use, [start, stop]")
+    maps: str | None = Field(None, description="file of coil maps; ESPIRiT estimates them if null")
+    calibration_width: int | None = Field(
+        None, gt=0, description="ESPIRiT: side of the calibration square; up to 24 if null"
+    )
+
+
+class Columns(_Strict):
+    """Whole columns around a fully sampled centre; the same mask for every slice."""
+
+    kind: Literal["random1d", "equispaced", "uniform1d", "uniform1d-with-replacement"]
+    acceleration: float = Field(gt=1)
+    center_fraction: Fraction = 0.08
+
+
+class PoissonDisc(_Strict):
+    """Variable-density Poisson-disc points; the same mask for every slice."""
+
+    kind: Literal["poisson-disc"]
+    acceleration: float = Field(gt=1)
+    calibration_width: int = Field(24, ge=0, description="side of the fully sampled centre")
+
+
+Sampling = Annotated[Columns | PoissonDisc, Field(discriminator="kind")]
+
+
+class MRISimulated(_Strict):
+    """Axial multi-coil k-space simulated from a real magnitude volume."""
+
+    kind: Literal["mri-simulated"]
+    volume: VolumeSource
+    slices: Interval | None = Field(None, description="axial slices to use, [start, stop]")
+    pool: Pooling = Field((1, 1, 1), description="averaging factors of z, y, x")
+    coils: int = Field(8, gt=0, description="birdcage coils")
+    sampling: Sampling
+    phase: float = Field(1.0, ge=0, description="std of the smooth phase, radians")
+    noise: Fraction = Field(
+        0.005, description="std per real component, a fraction of the volume's maximum"
+    )
+
+
+Measurement = Annotated[CTSimulated | MRIFile | MRISimulated, Field(discriminator="kind")]
+
+
+class Output(_Strict):
+    """What is written into the output folder beside the volume and metrics.json."""
+
+    figure: bool = True
+    report: bool = True
+    baselines: bool = Field(False, description="write the baselines' volumes too")
+    complex_values: bool = Field(False, description="MRI: write complex values, not magnitudes")
+
+
+class ReconstructRecipe(_Strict):
+    """From a measurement to a volume."""
+
+    name: str
+    task: Literal["reconstruct"]
+    description: str = ""
+    measurement: Measurement
+    prior: str | None = Field(None, description="name (`medinv priors`) or path of a checkpoint")
+    solver: SolverSettings
+    baselines: tuple[SolverSettings, ...] = ()
+    samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
+    seed: int = Field(0, ge=0)
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ReconstructRecipe:
+        used = [solver.name for solver in (self.solver, *self.baselines) if needs_prior(solver)]
+        if used and self.prior is None:
+            raise ValueError(f"{used[0]} needs a prior; add `prior:` (`medinv priors` lists them)")
+        labels = [solver.title for solver in (self.solver, *self.baselines)]
+        twice = {label for label in labels if labels.count(label) > 1}
+        if twice:
+            raise ValueError(f"two solvers are called {sorted(twice)[0]}; give one a `label`")
+        if self.samples > 1 and not needs_prior(self.solver):
+            raise ValueError(f"{self.solver.name} draws no samples; set samples to 1")
+        return self
+
+
+class TrainRecipe(_Strict):
+    """The training of a prior."""
+
+    name: str
+    task: Literal["train"]
+    description: str = ""
+    training: TrainConfig
+
+
+Recipe = Annotated[ReconstructRecipe | TrainRecipe, Field(discriminator="task")]

@@ -1,0 +1,52 @@
+"""Run a training recipe and leave a checkpoint that `load_prior` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medinv.data import load_manifest
+from medinv.priors import save_prior
+from medinv.recipe.load import recipe_hash
+from medinv.recipe.schema import TrainRecipe
+from medinv.training import Progress, train
+
+
+def train_recipe(
+    recipe: TrainRecipe,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    on_update: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train the prior of a recipe in ``folder``; returns the path of its weights.
+
+    Args:
+        recipe: what to train, and on which data.
+        folder: holds the run's state, its history, and at the end ``<name>.safetensors``.
+        resume: continue the run in ``folder``.
+        on_update: called after every update.
+
+    Raises:
+        CheckpointError: ``folder`` holds another run, or a run and ``resume`` is false.
+        DataError: a data set is not what it should be, or touches its test split.
+        DownloadError: a data set could not be fetched.
+        OutputError: a file could not be written.
+    """
+    folder = Path(folder)
+    prior = train(recipe.training, folder, resume=resume, on_update=on_update)
+    path = folder / f"{recipe.name}.safetensors"
+    save_prior(path, prior, recipe.description or recipe.name, _origin(recipe))
+    return path
+
+
+def _origin(recipe: TrainRecipe) -> dict[str, object]:
+    """What the prior learned from, for its card."""
+    names = sorted({source.manifest for source in recipe.training.images.sources})
+    manifests = [load_manifest(name) for name in names]
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": recipe_hash(recipe),
+        "updates": recipe.training.updates,
+        "data": [{"name": m.name, "licence": m.licence, "source": m.source} for m in manifests],
+    }
