@@ -3,5 +3,10 @@ from .data import Volume as Volume
 from .data import load_manifest as load_manifest
 from .data import load_volume as load_volume
 from .data import read_kspace as read_kspace
+from .operators import CartesianMRI as CartesianMRI
+from .operators import ParallelBeam as ParallelBeam
+from .priors import SlicePrior as SlicePrior
+from .priors import load_prior as load_prior
 from .recipe import load_recipe as load_recipe
 from .recipe import reconstruct as reconstruct
+from .solvers import DDS as DDS

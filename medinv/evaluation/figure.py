@@ -7,6 +7,7 @@ axial from the feet, coronal from the front, the patient's right on the left of 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 PLANES = ("axial", "coronal", "sagittal")
 _ERROR_SHARE = 0.2
 _COLUMN_INCHES = 2.2
+_LETTERS_PER_INCH = 14
+_BRIGHTEST = 0.998
 _CAPTION = (
     "images: 0 to {peak:.3g}; error maps: 0 to {error:.3g} "
-    f"({_ERROR_SHARE:.0%} of the reference's maximum); the patient's right is on the left"
+    f"({_ERROR_SHARE:.0%} of it); the patient's right is on the left"
 )
 
 
@@ -67,8 +70,8 @@ def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
     """A PNG: rows are planes; columns are the reference, each method, each method's error.
 
     Args:
-        reference: the truth; its maximum is the top of the window (0 the bottom), and 20 % of it
-            the top of the error maps.
+        reference: the truth; the window goes from 0 to the 99.8th percentile of its magnitude
+            (a catheter or contrast agent would darken the rest), error maps go to 20 % of that.
         methods: name to voxels (z, y, x) on the reference's grid.
 
     Raises:
@@ -78,7 +81,7 @@ def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
         raise ShapeError("comparison: expected at least one method beside the reference, got none")
     truth = _shown(reference)
     columns = {name: _shown(reference.with_data(data)) for name, data in methods.items()}
-    peak = max(float(reference.data.abs().max()), torch.finfo(torch.float32).tiny)
+    peak = _brightness(reference)
     panels = [("reference", [plane.pixels for plane in truth], False)]
     panels += [(name, [p.pixels for p in column], False) for name, column in columns.items()]
     for name, column in columns.items():
@@ -91,7 +94,7 @@ def gallery(methods: Mapping[str, Volume]) -> bytes:
     """A PNG for measurements without a reference: rows are planes, columns are methods.
 
     Args:
-        methods: name to volume, all on one grid; the window goes from 0 to the 99.5th percentile
+        methods: name to volume, all on one grid; the window goes from 0 to the 99.8th percentile
             of the last one's magnitude.
 
     Raises:
@@ -100,9 +103,7 @@ def gallery(methods: Mapping[str, Volume]) -> bytes:
     if not methods:
         raise ShapeError("gallery: expected at least one method, got none")
     columns = {name: _shown(volume) for name, volume in methods.items()}
-    last = list(methods.values())[-1].data.detach().abs().flatten()
-    bright = float(last.kthvalue(max(1, round(0.995 * last.numel()))).values)
-    peak = max(bright, torch.finfo(torch.float32).tiny)
+    peak = _brightness(list(methods.values())[-1])
     panels = [(name, [p.pixels for p in column], False) for name, column in columns.items()]
     truth = next(iter(columns.values()))
     return _png(_draw(panels, truth, peak, f"images: 0 to {peak:.3g}"))
@@ -118,6 +119,13 @@ def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, 
     content = comparison(reference, methods)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _brightness(volume: Volume) -> float:
+    """The top of the window: nearly all voxels are darker; positive also for an empty volume."""
+    values = volume.data.detach().abs().flatten()
+    bright = values.kthvalue(max(1, round(_BRIGHTEST * values.numel()))).values
+    return max(float(bright), torch.finfo(torch.float32).tiny)
 
 
 def _shown(volume: Volume) -> tuple[Plane, ...]:
@@ -149,7 +157,8 @@ def _draw(
                 axis.set_title(title, fontsize=9)
             if column == 0:
                 axis.set_ylabel(plane.name, fontsize=9)
-    figure.supxlabel(caption, fontsize=8)
+    letters_per_line = int(_LETTERS_PER_INCH * _COLUMN_INCHES * len(panels))
+    figure.supxlabel(textwrap.fill(caption, letters_per_line), fontsize=8)
     return figure
 
 
