@@ -23,7 +23,7 @@ from medinv.errors import ShapeError
 from medinv.operators import fourier
 from medinv.operators.base import LinearOperator, Space
 
-_BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**29}
+_BLOCK_BYTES = {"cpu": 2**21, "cuda": 2**29}
 _AXES = {2: ("ky", "kx"), 3: ("kz", "ky", "kx")}
 
 
