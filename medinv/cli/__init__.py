@@ -28,12 +28,13 @@ Output = Annotated[
 ]
 
 
-def _show_version(value: bool) -> None:
+def _show_version(value: bool) -> bool:
     if value:
         from importlib.metadata import version
 
         typer.echo(f"medinv {version('medinv')}")
         raise typer.Exit
+    return value
 
 
 @app.callback()

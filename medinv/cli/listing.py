@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medinv.cli.command import guarded
 
-recipes = typer.Typer(help="The recipes that medinv knows.", no_args_is_help=False)
-data = typer.Typer(help="The data sets that medinv knows.", no_args_is_help=False)
+
+class ListsByDefault(TyperGroup):
+    """A group that lists when no subcommand is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (typer's own)
+        """Add the subcommand."""
+        return super().parse_args(ctx, args or ["list"])
+
+
+recipes = typer.Typer(help="The recipes that medinv knows.", cls=ListsByDefault)
+data = typer.Typer(help="The data sets that medinv knows.", cls=ListsByDefault)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,12 +73,6 @@ def priors() -> None:
         typer.echo(f"{name}: {card.description} ({kind} images)")
 
 
-@recipes.callback(invoke_without_command=True)
-def _recipes(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_recipes()
-
-
 @recipes.command("list")
 @guarded
 def list_recipes() -> None:
@@ -104,12 +108,6 @@ def show_schema() -> None:
     from medinv.recipe.load import recipe_schema
 
     print_json(recipe_schema())
-
-
-@data.callback(invoke_without_command=True)
-def _data(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_data()
 
 
 @data.command("list")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,7 @@ from medinv.errors import RecipeError
 from medinv.recipe.schema import Recipe, ReconstructRecipe, TrainRecipe
 from medinv.recipe.settings import suggest
 
-
-@cache
-def _adapter() -> TypeAdapter[ReconstructRecipe | TrainRecipe]:
-    return TypeAdapter(Recipe)
+_RECIPES: TypeAdapter[ReconstructRecipe | TrainRecipe] = TypeAdapter(Recipe)
 
 
 def recipe_names() -> list[str]:
@@ -104,7 +100,7 @@ def validate_recipe(content: object, name: str) -> ReconstructRecipe | TrainReci
         RecipeError: an unknown field or a wrong value, each with its path.
     """
     try:
-        return _adapter().validate_python(content)
+        return _RECIPES.validate_python(content)
     except ValidationError as error:
         problems = "\n  ".join(_explain(item) for item in error.errors())
         raise RecipeError(f"recipe {name}:\n  {problems}") from None
@@ -123,7 +119,7 @@ def recipe_hash(recipe: ReconstructRecipe | TrainRecipe) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors and other programs."""
-    return _adapter().json_schema()
+    return _RECIPES.json_schema()
 
 
 def _parsed(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
@@ -146,11 +142,13 @@ def _override(content: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
     node: Any = content
     for name in parents:
-        node = node[_index(node, name, path)] if isinstance(node, list) else node.get(name)
+        if isinstance(node, list):
+            node = node[_index(node, name, path)]
+        else:
+            node = node.setdefault(name, {})
         if not isinstance(node, dict | list):
             raise RecipeError(
-                f"--set {path}: the recipe has no block {name!r}; set the whole block, as in "
-                f"{path.partition('.')[0]}='{{...}}'"
+                f"--set {path}: {name!r} is no block but {node!r}, so it has no fields to set"
             )
     if isinstance(node, list):
         node[_index(node, last, path)] = value

@@ -1,0 +1,287 @@
+"""Recipes: what is refused and how, what is measured, and where the voxels end up."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import medinv
+from medinv.data import read_nifti
+from medinv.errors import DataError, DownloadError, InputError, RecipeError
+from medinv.recipe import ct, load_recipe, recipe_hash, recipe_names, recipe_schema, run_recipe
+from medinv.recipe import measurement as measurement_module
+from medinv.recipe.evaluate import evaluate_files
+from medinv.recipe.load import validate_recipe
+from medinv.recipe.mri import estimate_noise
+from medinv.recipe.run import Progress, measure_recipe
+from medinv.recipe.schema import ReconstructRecipe
+from medinv.recipe.settings import solver_names
+from tests import tiny
+
+
+@pytest.fixture
+def ct_content(tmp_path):
+    return tiny.ct_recipe(tmp_path)
+
+
+@pytest.fixture
+def mri_content(tmp_path):
+    return tiny.mri_recipe(tmp_path)
+
+
+def reconstruct_recipe(content: dict[str, object]) -> ReconstructRecipe:
+    recipe = validate_recipe(content, "test")
+    assert isinstance(recipe, ReconstructRecipe)
+    return recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_are_valid_and_called_by_their_file(name):
+    assert load_recipe(name).name == name
+
+
+WRONG = [
+    ("solver.stepz=3", r"solver: DDS has no setting 'stepz'; did you mean 'steps'\?"),
+    ("solver.steps=many", "solver: DDS.steps: .* got 'many'"),
+    ("solver.eta=3", "solver: DDS: expected 0 <= eta <= 1"),
+    ("baselines.0.name=FPB", r"baselines.0: no solver is called 'FPB'; did you mean 'FBP'\?"),
+    ("baselines.1={name: TV}", "baselines.1: TV needs the setting 'weight'"),
+    ("measurement.viewz=3", r"measurement.viewz: unknown field; did you mean 'views'\?"),
+    ("measurement.views=0", "measurement.views: .*greater than 0, got 0"),
+    ("measurement.kind=ct", "measurement.kind: expected one of 'ct-simulated'.* got 'ct'"),
+    ("measurement.slices=[3, 1]", r"start < stop, got \[3, 1\]"),
+    ("measurement.volume={}", "exactly one of manifest, path and phantom"),
+    ("task=fly", "task: expected one of 'reconstruct', 'train', got 'fly'"),
+    ("prior=null", "DDS needs a prior; add `prior:`"),
+    ("baselines=[{name: DDS}]", "two solvers are called DDS; give one a `label`"),
+    ("solver={name: FBP, label: main}", "FBP draws no samples; set samples to 1"),
+    ("colour=red", "colour: unknown field"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG)
+def test_a_wrong_field_is_named_with_its_value_and_the_fix(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("demo-chest-ct", ["samples=2", override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("views", "expected key=value"),
+        ("measurement.views=[", "not valid YAML"),
+        ("measurement.views.red=1", "'views' is no block but 30"),
+        ("measurement.colour.red=1", "measurement.colour: unknown field"),
+        ("baselines.7.weight=1", "expected an index below 2, got '7'"),
+    ],
+)
+def test_a_wrong_override_is_explained(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("demo-chest-ct", [override])
+
+
+def test_a_missing_recipe_is_explained(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'demo-chest-ct'"):
+        load_recipe("demo-chest")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(RecipeError, match="expected fields"):
+        load_recipe(tmp_path / "list.yaml")
+    (tmp_path / "empty.yaml").write_text("name: x")
+    with pytest.raises(RecipeError, match="task: expected one of .*; add it"):
+        load_recipe(tmp_path / "empty.yaml")
+
+
+def test_yaml_numbers_without_a_point_are_numbers():
+    """YAML 1.1 reads 1e-3 as text; a recipe must not."""
+    recipe = load_recipe("demo-chest-ct", ["baselines.1.weight=1e-3"])
+    assert recipe.baselines[1].fields["weight"] == 1e-3
+
+
+def test_equal_settings_have_equal_hashes():
+    plain = recipe_hash(load_recipe("demo-chest-ct"))
+    assert recipe_hash(load_recipe("demo-chest-ct", {"solver.cg_iter": 5})) == plain
+    assert recipe_hash(load_recipe("demo-chest-ct", {"solver.cg_iter": 6})) != plain
+
+
+def test_schema_knows_every_solver_and_its_settings():
+    text = json.dumps(recipe_schema())
+    assert all(f'"const": "{name}"' in text for name in solver_names())
+    assert '"cg_iter"' in text
+
+
+def test_ct_is_measured_in_physical_units_at_the_right_place(ct_content):
+    recipe = reconstruct_recipe(ct_content | {"measurement": {
+        **ct_content["measurement"], "slices": [1, 3], "pool": [1, 2, 2], "noise": 0,
+    }})
+    measured = measure_recipe(recipe)
+    hu = tiny.ct_volume().data[1:3].reshape(2, 12, 2, 16, 2).mean((2, 4))
+    torch.testing.assert_close(measured.reference, 0.02 * (1 + hu / 1000))
+    # A view sums the whole slice: pixel area times the sum, over the column width.
+    expected = measured.reference.sum((1, 2)) * 4.0
+    torch.testing.assert_close(measured.y[:, 0].sum(-1), expected, rtol=1e-4, atol=0)
+    volume = measured.to_volume(measured.reference)
+    torch.testing.assert_close(volume.data, hu, rtol=0, atol=1e-3)  # float32 of HU up to 500
+    # Voxel (0, 0, 0) averages voxels 0 and 1 in plane, and slice 0 was cut off.
+    assert volume.world_mm((0, 0, 0)) == (30 - 1, -20 + 1, 7 + 3)
+    assert volume.spacing_mm == (4, 4, 3)
+
+
+def test_noise_is_a_fraction_of_the_line_integrals(ct_content):
+    content = ct_content | {"measurement": {**ct_content["measurement"], "noise": 0.1}}
+    measured = measure_recipe(reconstruct_recipe(content))
+    clean = measured.A(measured.reference)
+    assert measured.noise_std == pytest.approx(0.1 * float(clean.max()))
+    std = float((measured.y - clean).std())
+    n = measured.y.numel()
+    assert std == pytest.approx(measured.noise_std, rel=4 / (2 * n) ** 0.5)  # 4 standard errors
+
+
+def test_a_volume_that_is_not_axial_is_reordered(ct_content, tmp_path):
+    axial = tiny.ct_volume()
+    turned = medinv.Volume(
+        axial.data.permute(1, 0, 2).contiguous(), axial.affine[:, [0, 2, 1, 3]].contiguous()
+    )
+    turned.to_nifti(tmp_path / "coronal.nii.gz")
+    measured = measure_recipe(reconstruct_recipe(ct_content), tmp_path / "coronal.nii.gz")
+    assert measured.reference.shape == axial.data.shape
+    assert measured.to_volume(measured.reference).orientation == "RAS"
+
+
+def test_without_a_network_a_phantom_stands_in_and_says_so(monkeypatch):
+    def offline(*_args: object, **_options: object) -> None:
+        raise DownloadError("no network")
+
+    monkeypatch.setattr(measurement_module, "load_volume", offline)
+    small = {"measurement.volume.phantom_shape": [2, 32, 32], "measurement.pool": [1, 1, 1]}
+    recipe = load_recipe("demo-chest-ct", small)
+    measured = ct.measure(recipe.measurement, None, 0)
+    assert "phantom" in measured.origin
+    assert "could not be fetched" in measured.notes[0]
+    assert float(measured.reference.max()) == pytest.approx(0.02)  # the skull is as water
+    strict = load_recipe("ct-sparse-view-dds")
+    with pytest.raises(DownloadError):
+        ct.measure(strict.measurement, None, 0)
+
+
+def test_ct_refuses_what_it_cannot_project(ct_content, tmp_path):
+    volume = tiny.ct_volume()
+    oblong = medinv.Volume(volume.data, volume.affine * torch.tensor([1, 2, 1, 1]))
+    oblong.to_nifti(tmp_path / "oblong.nii.gz")
+    recipe = reconstruct_recipe(ct_content)
+    with pytest.raises(DataError, match="expected square pixels, found 2 x 4 mm"):
+        measure_recipe(recipe, tmp_path / "oblong.nii.gz")
+    volume.with_data(torch.full_like(volume.data, -1000)).to_nifti(tmp_path / "air.nii.gz")
+    with pytest.raises(DataError, match="nothing denser than air"):
+        measure_recipe(recipe, tmp_path / "air.nii.gz")
+    with pytest.raises(DataError, match=r"within the 4 slices, got \[2, 9\]"):
+        measure_recipe(validate_recipe(
+            ct_content | {"measurement": {**ct_content["measurement"], "slices": [2, 9]}}, "test"
+        ))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"kind": "random1d", "acceleration": 3, "center_fraction": 0.2},
+        {"kind": "equispaced", "acceleration": 3},
+        {"kind": "uniform1d", "acceleration": 3},
+        {"kind": "uniform1d-with-replacement", "acceleration": 3},
+        {"kind": "poisson-disc", "acceleration": 2, "calibration_width": 8},
+    ],
+    ids=lambda sampling: sampling["kind"],
+)
+def test_simulated_mri_explains_its_reference(mri_content, tmp_path, sampling):
+    magnitude = tiny.ct_volume((3, 32, 32))
+    magnitude.with_data(magnitude.data + 1000).to_nifti(tmp_path / "t1.nii.gz")
+    block = {"kind": "mri-simulated", "volume": {"path": str(tmp_path / "t1.nii.gz")},
+             "coils": 4, "sampling": sampling, "noise": 0.01}
+    measured = measure_recipe(reconstruct_recipe(mri_content | {"measurement": block}))
+    assert "simulated" in measured.origin
+    assert measured.reference.is_complex()
+    clean = measured.A(measured.reference)
+    residual = (measured.y - clean)[clean != 0]
+    assert float(residual.real.std()) == pytest.approx(0.01 * 1500, rel=0.1)
+    assert measured.facts["acceleration"] > 1.3
+
+
+def test_noise_of_measured_kspace_is_found(rng):
+    noise = torch.randn(2, 4, 48, 48, 2, generator=rng)
+    kspace = 3 * torch.view_as_complex(noise)
+    kspace[:, :, 20:28, 20:28] += 1000
+    mask = torch.ones(48, 48) > 0
+    assert estimate_noise(kspace, mask) == pytest.approx(3, rel=0.1)  # the median of 1800 samples
+
+
+def test_reconstruct_returns_hu_on_the_input_grid(ct_content, tmp_path):
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", ct_content)
+    steps: list[Progress] = []
+    volume = medinv.reconstruct(tmp_path / "ct.nii.gz", recipe=recipe, on_progress=steps.append)
+    assert volume.data.shape == tiny.ct_volume().data.shape
+    torch.testing.assert_close(volume.affine, tiny.ct_volume().affine)
+    assert [(p.step, p.steps) for p in steps if p.stage == "DDS"] == [(i, 3) for i in range(4)]
+    again = medinv.reconstruct(recipe=recipe)
+    assert torch.equal(volume.data, again.data)
+
+
+def test_samples_are_averaged_and_both_are_kept(ct_content, tmp_path):
+    run = run_recipe(reconstruct_recipe(ct_content | {"samples": 2}))
+    other = run_recipe(reconstruct_recipe(ct_content | {"seed": 1, "baselines": []}))
+    assert list(run.methods) == ["FBP", "TV", "DDS, one sample", "DDS, mean of 2"]
+    assert run.title == "DDS, mean of 2"
+    assert set(run.metrics()["FBP"]) >= {"PSNR (dB)", "SSIM", "NRMSE", "residual", "seconds"}
+    first, mean = run.methods["DDS, one sample"].image, run.methods[run.title].image
+    assert not torch.equal(first, mean)
+    assert other.methods["DDS"].image.shape == mean.shape
+
+
+def test_mri_is_written_by_magnitude_unless_complex_is_asked_for(mri_content, tmp_path):
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", mri_content)
+    medinv.reconstruct(recipe=recipe, output=tmp_path / "real.nii.gz")
+    assert not read_nifti(tmp_path / "real.nii.gz").data.is_complex()
+    medinv.reconstruct(recipe=recipe, output=tmp_path / "complex.nii",
+                       overrides={"output.complex_values": True})
+    assert read_nifti(tmp_path / "complex.nii").data.is_complex()
+
+
+def test_maps_can_be_given(mri_content, tmp_path):
+    maps = tiny.birdcage(4, (32, 32))
+    np.save(tmp_path / "maps.npy", maps.numpy())
+    block = {**mri_content["measurement"], "maps": str(tmp_path / "maps.npy")}
+    measured = measure_recipe(reconstruct_recipe(mri_content | {"measurement": block}))
+    assert torch.equal(measured.A.maps[0], maps)
+    assert measured.facts["acceleration"] == 32 / 20  # tiny.disc_kspace: 20 of 32 columns
+
+
+def test_a_validated_recipe_takes_no_overrides(ct_content):
+    with pytest.raises(InputError, match="model_copy"):
+        medinv.reconstruct(recipe=reconstruct_recipe(ct_content), overrides=["seed=1"])
+
+
+def test_evaluate_checks_grid_unit_and_region(tmp_path):
+    truth = tiny.ct_volume()
+    moved = medinv.Volume(truth.data, truth.affine + torch.eye(4, dtype=torch.float64).flip(1))
+    names = ("truth", "moved", "small", "mask", "off")
+    truth_file, moved_file, small, mask, off = (tmp_path / f"{name}.nii.gz" for name in names)
+    truth.to_nifti(truth_file)
+    moved.to_nifti(moved_file)
+    tiny.ct_volume((4, 24, 30)).to_nifti(small)
+    truth.with_data((truth.data == 0).float()).to_nifti(mask)
+    truth.with_data(truth.data + 100 * (truth.data == 0)).to_nifti(off)
+    assert evaluate_files(truth_file, truth_file, hu=True)["SSIM"] == pytest.approx(1)
+    # On the water alone the error is 100 HU of a peak of 1500 HU above air.
+    psnr = evaluate_files(off, truth_file, mask, hu=True)["PSNR (dB)"]
+    assert psnr == pytest.approx(20 * np.log10(15), abs=1e-3)
+    with pytest.raises(DataError, match="pass --hu"):
+        evaluate_files(truth_file, truth_file)
+    with pytest.raises(DataError, match="another place in the patient"):
+        evaluate_files(moved_file, truth_file, hu=True)
+    with pytest.raises(DataError, match=r"expected the reference's shape .* found \(4, 24, 30\)"):
+        evaluate_files(small, truth_file, hu=True)
