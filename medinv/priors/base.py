@@ -1,8 +1,8 @@
 """The prior interface: a denoiser in the VE coordinate, and the intensity scale it was made for.
 
-A prior p(x) is known through ``D(x_t, sigma) = E[x | x_t]`` for ``x_t = x + sigma n``, where ``sigma``
-is the standard deviation of each real component of the noise. Networks of other parametrisations (VP,
-EDM, flow) are adapted to this form inside `medinv.priors` and nowhere else.
+A prior p(x) is known through ``D(x_t, sigma) = E[x | x_t]`` for ``x_t = x + sigma n``, where
+``sigma`` is the standard deviation of each real component of the noise. Networks of other
+parametrisations (VP, EDM, flow) are adapted to this form inside `medinv.priors` and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class IntensityScale:
             attenuation of water in 1/mm).
         percentile: where it has none (MR), the percentile of the magnitude image that is one prior
             unit; the scale is then estimated from the measurement. ``value`` is ignored.
+
+    Example:
+        >>> IntensityScale(value=0.02)  # CT: one prior unit is water, 0.02 / mm
+        IntensityScale(value=0.02, percentile=None)
     """
 
     value: float = 1.0
@@ -69,6 +73,14 @@ class Prior(nn.Module, ABC):
         dtype: dtype of an item, float32 for real and complex64 for complex images.
         ndim: number of axes of one item, 2 for images and 3 for volumes.
         scale: how the prior's units relate to physical intensity.
+
+    Example:
+        >>> class White(Prior):
+        ...     dtype, ndim, scale = torch.float32, 2, IntensityScale()
+        ...     def forward(self, x, sigma):
+        ...         return x / (1 + sigma**2)
+        >>> White()(torch.ones(1, 2), 1.0)
+        tensor([[0.5000, 0.5000]])
     """
 
     dtype: torch.dtype
@@ -77,7 +89,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """``E[x0 | x]``: ``x`` is ``(*batch, *item)``, ``sigma`` a number or one per batch item."""
+        """``E[x0 | x]`` of ``x`` (*batch, *item); ``sigma`` a number or one per batch item."""
 
     def error_variance(self, sigma: float) -> float:
         """Expected squared error of each real component of ``D`` at this level, in prior units.
@@ -97,8 +109,9 @@ class Prior(nn.Module, ABC):
                 "complex" if dtype.is_complex else "real" for dtype in (self.dtype, A.domain.dtype)
             )
             raise CheckpointError(
-                f"the prior describes {mine} images but the operator acts on {theirs} ones; choose a "
-                f"prior of {'MR' if theirs == 'complex' else 'CT'} images (`medinv priors` lists them)"
+                f"the prior describes {mine} images but the operator acts on {theirs} ones; "
+                f"choose a prior of {'MR' if theirs == 'complex' else 'CT'} images "
+                "(`medinv priors` lists them)"
             )
         if self.ndim > len(A.domain.shape):
             raise CheckpointError(

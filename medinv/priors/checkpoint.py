@@ -1,8 +1,8 @@
 """One checkpoint format: weights in safetensors, everything else in the JSON file beside it.
 
-``name.safetensors`` holds the network's tensors in half precision; ``name.json`` describes the network,
-sigma_data, the intensity scale, the training data and their licences, the recipe hash and the metrics.
-Neither can hold code. The priors that medinv ships lie in ``medinv/priors/weights``.
+``name.safetensors`` holds the network's tensors in half precision; ``name.json`` describes the
+network, sigma_data, the intensity scale, the training data and their licences, the recipe hash and
+the metrics. Neither can hold code. The shipped priors lie in ``medinv/priors/weights``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,7 +24,12 @@ from medinv.priors.networks import UNet
 
 
 class UNetLayout(BaseModel):
-    """Arguments of `medinv.priors.networks.UNet`."""
+    """Arguments of `medinv.priors.networks.UNet`.
+
+    Example:
+        >>> UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16).kind
+        'unet'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["unet"] = "unet"
@@ -36,7 +40,14 @@ class UNetLayout(BaseModel):
 
 
 class PriorCard(BaseModel):
-    """The JSON file: all that is known of a prior but its weights."""
+    """The JSON file: all that is known of a prior but its weights.
+
+    Example:
+        >>> layout = UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16)
+        >>> PriorCard(description="boxes", network=layout, complex_images=False, sigma_data=0.5,
+        ...           scale=IntensityScale(value=0.02)).training
+        {}
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
@@ -46,7 +57,8 @@ class PriorCard(BaseModel):
     sigma_data: float = Field(gt=0)
     scale: IntensityScale
     error_by_sigma: dict[float, float] = Field(
-        default_factory=dict, description="mean squared error of D by noise level, on held-out images"
+        default_factory=dict,
+        description="mean squared error of D by noise level, on held-out images",
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="data sets with licences, recipe hash, updates, seconds"
@@ -58,8 +70,8 @@ def _paths(name: str | Path) -> tuple[Path, Path]:
     if path.suffix != ".safetensors":
         if str(name) not in prior_names():
             raise CheckpointError(
-                f"no prior is called {str(name)!r}; medinv ships {', '.join(prior_names()) or 'none'}; "
-                "or pass the path of a .safetensors file"
+                f"no prior is called {str(name)!r}; medinv ships "
+                f"{', '.join(prior_names()) or 'none'}; or pass the path of a .safetensors file"
             )
         path = Path(str(resources.files("medinv.priors"))) / "weights" / f"{name}.safetensors"
     for file in (path, path.with_suffix(".json")):
@@ -71,7 +83,12 @@ def _paths(name: str | Path) -> tuple[Path, Path]:
 
 
 def prior_names() -> list[str]:
-    """Names of the priors that medinv ships."""
+    """Names of the priors that medinv ships.
+
+    Example:
+        >>> all(read_card(name).description for name in prior_names())
+        True
+    """
     folder = Path(str(resources.files("medinv.priors"))) / "weights"
     return sorted(path.stem for path in folder.glob("*.safetensors"))
 
@@ -81,6 +98,10 @@ def read_card(name: str | Path) -> PriorCard:
 
     Raises:
         CheckpointError: no such prior, or its JSON file is not a prior's.
+
+    Example:
+        >>> all(read_card(name).sigma_data > 0 for name in prior_names())
+        True
     """
     path = _paths(name)[1]
     try:
@@ -94,6 +115,11 @@ def load_prior(name: str | Path) -> NetworkPrior:
 
     Raises:
         CheckpointError: no such prior, or weights and description do not belong together.
+
+    Example:
+        >>> load_prior("boxes")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        medinv.errors.CheckpointError: no prior is called 'boxes'; medinv ships ...
     """
     weights, _ = _paths(name)
     card = read_card(name)
@@ -103,7 +129,8 @@ def load_prior(name: str | Path) -> NetworkPrior:
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{weights.name}: the weights are broken or of another network than its .json says: {error}"
+            f"{weights.name}: the weights are broken or of another network than its .json says: "
+            f"{error}"
         ) from error
     prior = NetworkPrior(network, card.sigma_data, complex_images=card.complex_images,
                          scale=card.scale, error_by_sigma=card.error_by_sigma)
@@ -122,12 +149,21 @@ def save_prior(path: str | Path, prior: NetworkPrior, description: str,
 
     Raises:
         OutputError: a file could not be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     prior = NetworkPrior(UNet(1, (16, 32), (1, 1), 16), sigma_data=0.5)
+        ...     card = save_prior(Path(folder) / "boxes.safetensors", prior, "boxes, untrained")
+        ...     load_prior(Path(folder) / "boxes.safetensors").sigma_data
+        0.5
     """
     path = Path(path)
     network = prior.network
     if not isinstance(network, UNet) or path.suffix != ".safetensors":
         raise CheckpointError(
-            f"save_prior writes a UNet to a .safetensors file, got {type(network).__name__} and {path}"
+            "save_prior writes a UNet to a .safetensors file, got "
+            f"{type(network).__name__} and {path}"
         )
     card = PriorCard(
         description=description,

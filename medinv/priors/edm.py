@@ -4,7 +4,9 @@ Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative 
 (arXiv:2206.00364), Table 1, in the VE coordinate (s = sigma_data):
 
     D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
-    c_skip = s^2 / (sigma^2 + s^2),  c_out = sigma s / sqrt(sigma^2 + s^2),  c_in = 1 / sqrt(sigma^2 + s^2)
+    c_skip = s^2 / (sigma^2 + s^2)
+    c_out = sigma s / sqrt(sigma^2 + s^2)
+    c_in = 1 / sqrt(sigma^2 + s^2)
 
 A complex image is two real channels inside `forward` and nowhere else.
 """
@@ -19,10 +21,15 @@ from medinv.priors.base import IntensityScale, Prior
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 have hardware support on this device."""
+    """Whether convolutions in bfloat16 have hardware support on this device.
+
+    Example:
+        >>> bfloat16_is_fast(torch.device("cpu")) in (True, False)
+        True
+    """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class NetworkPrior(Prior):
@@ -36,20 +43,27 @@ class NetworkPrior(Prior):
         error_by_sigma: mean squared error of ``D`` by noise level, measured on held-out images;
             without it, that of a Gaussian of standard deviation ``sigma_data``.
         chunk: most images sent through the network at once; bounds memory.
+
+    Example:
+        >>> from medinv.priors import UNet
+        >>> network = UNet(2, widths=(16, 32), blocks=(1, 1), embedding=16)
+        >>> prior = NetworkPrior(network, sigma_data=0.5, complex_images=True)
+        >>> prior(torch.zeros(3, 7, 9, dtype=torch.complex64), sigma=0.1).shape
+        torch.Size([3, 7, 9])
     """
 
     def __init__(self, network: nn.Module, sigma_data: float, *, complex_images: bool = False,
                  scale: IntensityScale | None = None,
                  error_by_sigma: dict[float, float] | None = None, chunk: int = 8) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sigma_data, self.chunk = sigma_data, chunk
         self.dtype = torch.complex64 if complex_images else torch.float32
         self.ndim, self.scale = 2, scale or IntensityScale()
         self.error_by_sigma = error_by_sigma or {}
 
     def error_variance(self, sigma: float) -> float:
-        """Measured squared error of ``D``; between and beyond the levels, as a share of sigma^2."""
+        """Measured squared error of ``D``; its share of the Gaussian's is interpolated."""
         gaussian = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
         if not self.error_by_sigma:
             return gaussian
@@ -64,29 +78,41 @@ class NetworkPrior(Prior):
         inner = (x * total.rsqrt()).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16_is_fast(x.device)):
             features = self.network(inner, sigma.log() / 4)
-        return self.sigma_data**2 / total * x + s * self.sigma_data * total.rsqrt() * features.float()
+        c_skip, c_out = self.sigma_data**2 / total, s * self.sigma_data * total.rsqrt()
+        return torch.addcmul(c_skip * x, c_out, features.float())
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape."""
         batch = x.shape[:-2]
         images = x.reshape(-1, *x.shape[-2:])
-        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(batch).flatten()
+        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        sigmas = sigmas.expand(batch).flatten()
         parts = [
             from_channels(self.denoise(to_channels(part), sigma_part), self.dtype)
             for part, sigma_part in zip(
-                images.split(self.chunk), sigmas.split(self.chunk), strict=True
+                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True
             )
         ]
         return torch.cat(parts).reshape(x.shape)
 
 
 def to_channels(x: Tensor) -> Tensor:
-    """Images (b, y, x) as real channels (b, 1 or 2, y, x)."""
+    """Images (b, y, x) as real channels (b, 1 or 2, y, x).
+
+    Example:
+        >>> to_channels(torch.tensor([[[1 + 2j]]])).tolist()
+        [[[[1.0]], [[2.0]]]]
+    """
     return torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
 
 
 def from_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `to_channels`."""
+    """The inverse of `to_channels`.
+
+    Example:
+        >>> from_channels(torch.tensor([[[[1.0]], [[2.0]]]]), torch.complex64)
+        tensor([[[1.+2.j]]])
+    """
     if dtype.is_complex:
         return torch.view_as_complex(x.permute(0, 2, 3, 1).contiguous())
     return x[:, 0]

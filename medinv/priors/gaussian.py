@@ -1,8 +1,8 @@
-"""Priors whose denoiser and posterior are known in closed form: what every solver is tested against.
+"""Priors with denoiser and posterior in closed form: what every solver is tested against.
 
-With ``x ~ N(m, C)`` and ``x_t = x + sigma n``, ``E[x | x_t] = m + C (C + sigma^2 I)^-1 (x_t - m)``; a
-mixture weighs its components by their evidence. For complex items the covariance is that of each real
-component, ``C = E[(x - m)(x - m)^H] / 2``, in line with sigma.
+For ``x ~ N(m, C)`` and ``x_t = x + sigma n``, ``E[x | x_t] = m + C (C + sigma^2 I)^-1 (x_t - m)``;
+a mixture weighs its components by their evidence. For complex items the covariance is that of each
+real component, ``C = E[(x - m)(x - m)^H] / 2``, in line with sigma.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ class GaussianPrior(Prior):
     Args:
         mean: the mean item, real or complex.
         covariance: Hermitian (n, n) over the flattened item, of each real component.
+
+    Example:
+        >>> prior = GaussianPrior(torch.zeros(2), torch.diag(torch.tensor([1.0, 3.0])))
+        >>> prior(torch.ones(2), sigma=1.0)
+        tensor([0.5000, 0.7500])
     """
 
     def __init__(self, mean: Tensor, covariance: Shaped[Tensor, "n n"]) -> None:
@@ -82,13 +87,19 @@ class GaussianMixturePrior(Prior):
     Args:
         weights: (k,), positive, summing to one.
         components: one `GaussianPrior` each, of one item shape and dtype.
+
+    Example:
+        >>> spikes = [GaussianPrior(torch.tensor([m]), torch.zeros(1, 1)) for m in (-1.0, 1.0)]
+        >>> GaussianMixturePrior(torch.tensor([0.5, 0.5]), spikes)(torch.tensor([0.3]), 0.1)
+        tensor([1.])
     """
 
     def __init__(self, weights: Float[Tensor, " k"], components: list[GaussianPrior]) -> None:
         super().__init__()
-        if len(weights) != len(components) or not torch.isclose(weights.sum(), torch.ones(()).to(weights)):
+        total = float(weights.sum())
+        if len(weights) != len(components) or abs(total - 1) > 1e-5:
             raise ShapeError(
-                f"GaussianMixturePrior: {len(weights)} weights with sum {float(weights.sum()):g} for "
+                f"GaussianMixturePrior: {len(weights)} weights with sum {total:g} for "
                 f"{len(components)} components; expected as many weights, with sum 1"
             )
         self.weights: Tensor
@@ -98,7 +109,7 @@ class GaussianMixturePrior(Prior):
         self.dtype, self.ndim, self.scale = first.dtype, first.ndim, IntensityScale()
 
     def log_evidence(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """``log w_k + log N(x; mean_k, covariance_k + sigma^2 I)`` up to one constant, (*batch, k)."""
+        """``log w_k N(x; mean_k, covariance_k + sigma^2 I)`` up to one constant, (*batch, k)."""
         parts = []
         for weight, component in zip(self.weights, self.components, strict=True):
             assert isinstance(component, GaussianPrior)

@@ -1,10 +1,11 @@
 """The small residual U-Net behind the priors that medinv trains.
 
-A plain convolutional U-Net (Ronneberger et al. 2015) with residual blocks, group normalisation, SiLU
-and a noise-level embedding that scales and shifts the features (Dhariwal and Nichol 2021; Karras et
-al. 2022). No attention, so the receptive field is local, any image size works, and a CPU spends its
-time in 3x3 convolutions, which it does well. Skips are added, not concatenated: half the work in the
-decoder. Inputs are padded by reflection to a multiple of the coarsest stride and cropped back.
+A plain convolutional U-Net (Ronneberger et al. 2015) with residual blocks, group normalisation,
+SiLU and a noise-level embedding that scales and shifts the features (Dhariwal and Nichol 2021;
+Karras et al. 2022). No attention, so the receptive field is local, any image size works, and a CPU
+spends its time in 3x3 convolutions, which it does well. Skips are added, not concatenated: half
+the work in the decoder. Inputs are padded by reflection to a multiple of the coarsest stride and
+cropped back.
 """
 
 from __future__ import annotations
@@ -17,8 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def _zero(layer: nn.Module) -> None:
+    """Start a layer at zero, so that what it ends adds nothing yet."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions; the embedding scales and shifts between them."""
+    """Two 3x3 convolutions; the embedding scales and shifts between them.
+
+    Example:
+        >>> ResidualBlock(16, embedding=8)(torch.zeros(1, 16, 4, 4), torch.zeros(1, 8)).shape
+        torch.Size([1, 16, 4, 4])
+    """
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -28,15 +40,24 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * channels)
         self.norm2 = nn.GroupNorm(groups, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _zero(self.conv2)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         """``h`` (b, channels, y, x), ``emb`` (b, embedding)."""
         scale, shift = self.modulation(emb)[:, :, None, None].chunk(2, dim=1)
         out = self.conv1(F.silu(self.norm1(h)))
         out = torch.addcmul(shift, self.norm2(out), 1 + scale)
-        return h + self.conv2(F.silu(out))
+        residual: Tensor = self.conv2(F.silu(out))
+        return h + residual
+
+
+class _Stage(nn.ModuleList):
+    """The blocks of one resolution level, one after another."""
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        for block in self:
+            h = block(h, emb)
+        return h
 
 
 class UNet(nn.Module):
@@ -47,6 +68,11 @@ class UNet(nn.Module):
         widths: feature channels of each resolution level, fine to coarse, multiples of 16.
         blocks: residual blocks per level, on the way down and again on the way up.
         embedding: size of the noise-level embedding.
+
+    Example:
+        >>> network = UNet(2, widths=(16, 32), blocks=(1, 1), embedding=16)
+        >>> network(torch.zeros(3, 2, 7, 9), torch.zeros(3)).shape
+        torch.Size([3, 2, 7, 9])
     """
 
     def __init__(self, channels: int, widths: Sequence[int] = (32, 64, 128, 192),
@@ -55,6 +81,7 @@ class UNet(nn.Module):
         self.channels, self.embedding = channels, embedding
         self.widths, self.blocks = tuple(widths), tuple(blocks)
         self.stride = 2 ** (len(widths) - 1)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(0, 2, 32).exp2(), persistent=False)
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(),
                                    nn.Linear(embedding, embedding), nn.SiLU())
@@ -62,17 +89,17 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, (w, n) in enumerate(zip(widths, blocks, strict=True)):
-            self.down.append(nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n)))
-            self.up.append(nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n)))
+            self.down.append(_Stage(ResidualBlock(w, embedding) for _ in range(n)))
+            self.up.append(_Stage(ResidualBlock(w, embedding) for _ in range(n)))
             if i + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(w, widths[i + 1], 2, stride=2))
                 self.grow.append(nn.ConvTranspose2d(widths[i + 1], w, 2, stride=2))
         self.norm = nn.GroupNorm(widths[0] // 16, widths[0])
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _zero(self.head)
 
-    def forward(self, x: Float[Tensor, "b c y x"], noise: Float[Tensor, " b"]) -> Float[Tensor, "b c y x"]:
+    def forward(self, x: Float[Tensor, "b c y x"],
+                noise: Float[Tensor, " b"]) -> Float[Tensor, "b c y x"]:
         """Features of ``x`` at noise coordinate ``noise`` (EDM's ``log(sigma) / 4``)."""
         ny, nx = x.shape[-2:]
         pad = (0, -nx % self.stride, 0, -ny % self.stride)
@@ -82,14 +109,13 @@ class UNet(nn.Module):
         h = self.stem(h)
         skips = []
         for i, stage in enumerate(self.down):
-            for block in stage:
-                h = block(h, emb)
+            h = stage(h, emb)
             if i < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[i](h)
         for i in reversed(range(len(self.up))):
             if i < len(self.grow):
                 h = self.grow[i](h) + skips[i]
-            for block in self.up[i]:
-                h = block(h, emb)
-        return self.head(F.silu(self.norm(h)))[..., :ny, :nx]
+            h = self.up[i](h, emb)
+        out: Tensor = self.head(F.silu(self.norm(h)))
+        return out[..., :ny, :nx]

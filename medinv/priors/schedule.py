@@ -1,7 +1,7 @@
 """Noise levels, in the VE coordinate.
 
-A schedule of a VP, flow or EDM network is a list of these levels: ``sigma = sqrt((1 - ab) / ab)`` for
-VP with cumulative signal ``ab``, ``sigma = t / (1 - t)`` for a flow, so a sampler needs nothing else.
+A schedule of a VP, flow or EDM network is a list of these levels: ``sigma = sqrt((1 - ab) / ab)``
+for VP with cumulative signal ``ab``, ``sigma = t / (1 - t)`` for a flow; a sampler needs no more.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from medinv.errors import InputError
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, *,
                   rho: float = 7.0) -> Float[Tensor, " levels"]:
-    """Levels from ``sigma_max`` to ``sigma_min``, then 0 (Karras et al. 2022, equation 5), float64.
+    """Levels from ``sigma_max`` to ``sigma_min``, then 0 (Karras et al. 2022, eq. 5), float64.
 
     Raises:
         InputError: fewer than one step, or not ``0 < sigma_min < sigma_max``.
 
-    >>> karras_sigmas(3, 0.01, 1.0).tolist()[::3]
-    [1.0, 0.0]
+    Example:
+        >>> karras_sigmas(3, 0.01, 1.0).tolist()[::3]
+        [1.0, 0.0]
     """
     if steps < 1 or not 0 < sigma_min < sigma_max:
         raise InputError(

@@ -12,21 +12,27 @@ from medinv.priors.base import Prior
 class SlicePrior(Prior):
     """The product of a 2D prior over the slices of volumes (z, y, x).
 
-    Slices go through the network ``chunk`` at a time and are written into one output volume, so memory
-    is bounded by two volumes and one chunk.
+    Slices go through the network ``chunk`` at a time, so memory is bounded by two volumes and what
+    one chunk needs.
 
     Args:
         prior: a prior of 2D images.
         axis: the axis that slices are perpendicular to, -3 (z), -2 (y) or -1 (x).
         chunk: most slices denoised at once.
+
+    Example:
+        >>> from medinv.priors import GaussianPrior
+        >>> prior = SlicePrior(GaussianPrior(torch.zeros(1, 2), torch.eye(2)))
+        >>> prior(torch.ones(2, 1, 2), 1.0).tolist()
+        [[[0.5, 0.5]], [[0.5, 0.5]]]
     """
 
     def __init__(self, prior: Prior, axis: int = -3, chunk: int = 8) -> None:
         super().__init__()
         if prior.ndim != 2 or axis not in (-3, -2, -1):
             raise ShapeError(
-                f"SlicePrior: expected a 2D prior and axis -3, -2 or -1, got a {prior.ndim}D prior "
-                f"and axis {axis}"
+                f"SlicePrior: expected a 2D prior and axis -3, -2 or -1, got a {prior.ndim}D "
+                f"prior and axis {axis}"
             )
         self.prior, self.axis, self.chunk = prior, axis, chunk
         self.dtype, self.ndim, self.scale = prior.dtype, 3, prior.scale
@@ -42,7 +48,7 @@ class SlicePrior(Prior):
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         levels = levels.expand(x.shape[:-3]).flatten()
         denoised = [
-            torch.cat([self.prior(part, level) for part in volume.split(self.chunk)])
+            torch.cat([self.prior(part, level) for part in torch.split(volume, self.chunk)])
             for volume, level in zip(volumes, levels, strict=True)
         ]
         return torch.stack(denoised).reshape(slices.shape).movedim(-3, self.axis)

@@ -20,7 +20,7 @@ from medinv.solvers.coupling import TotalVariationZ
 
 @dataclass(frozen=True)
 class DDS:
-    """DDS (Chung, Lee and Ye, ICLR 2024, arXiv:2303.05754), Algorithms 1 to 4, in the VE coordinate.
+    """DDS (Chung, Lee and Ye, ICLR 2024, arXiv:2303.05754) in the VE coordinate.
 
     At each level the denoised image ``D`` is the start of a few conjugate gradient steps on the
     measurement, and the result is renoised with the predicted noise ``eps = (x_t - D) / sigma``:
@@ -30,14 +30,15 @@ class DDS:
         volumes           one ADMM sweep with lambda ||D_z x||_1 added (z_weight), state kept
         next level        x_t = x0 + sigma' (sqrt(1 - eta^2) eps + eta n)     or the DDIM split
 
-    The published code differs by mistake in four places, where this follows the paper: inner products
-    conjugate, the adjoint is exact, the right-hand side of the noisy step is ``D + gamma A^H y`` for
-    complex images too, and slices of a stack that are not coupled don't share step sizes.
+    The published code differs by mistake in four places, where this follows the paper: inner
+    products conjugate, the adjoint is exact, the right-hand side of the noisy step is
+    ``D + gamma A^H y`` for complex images too, and slices that are not coupled don't share step
+    sizes.
 
-    With ``noise_std`` the data step is the Gaussian posterior mean instead of a fixed trade-off:
-    ``gamma = v / s^2`` with ``s`` the noise of the measurement and ``v`` the prior's error variance at
-    this level, ``eps`` is recomputed from ``x0``, and ``gamma`` is a factor on that weight. For a
-    Gaussian prior with equal variances this is exact (with ``ddim``, as steps grow).
+    With ``noise_std`` the data step is a Gaussian posterior mean instead of a fixed trade-off:
+    ``gamma = v / s^2`` with ``s`` the noise of the measurement and ``v`` the prior's error
+    variance at this level; ``eps`` is recomputed from ``x0``, and ``gamma`` is a factor on that
+    weight. For a Gaussian prior with equal variances this is exact (with ``ddim``, as steps grow).
 
     Data-consistency weights are in units of an operator with ``||A|| = 1`` and of the prior's
     intensity; both are set here. ``x`` may be an image, a stack of slices or a volume.
@@ -54,6 +55,15 @@ class DDS:
         shared_noise: draw the same noise for all slices, which keeps neighbours alike.
         sigma_max: highest noise level, in prior units.
         sigma_min: lowest noise level.
+
+    Example:
+        >>> from medinv.operators import CartesianMRI
+        >>> from medinv.priors import GaussianPrior
+        >>> A = CartesianMRI(torch.ones(1, 4, 4) + 0j, torch.ones(4, 4))
+        >>> prior = GaussianPrior(torch.zeros(4, 4) + 0j, torch.eye(16))
+        >>> x = DDS(steps=5, gamma=None)(A(prior.mean + 3), A, prior)
+        >>> torch.allclose(x, prior.mean + 3, atol=1e-4)
+        True
     """
 
     steps: int = 50
@@ -127,7 +137,7 @@ class DDS:
 
     def _data_step(self, D: Tensor, Ahy: Tensor, A: LinearOperator, pull: float,
                    coupling: TotalVariationZ | None, items: int) -> Tensor:
-        """``argmin ||A x - y||^2 / 2 + pull ||x - D||^2 / 2 (+ lambda ||D_z x||_1)`` from ``D``."""
+        """``argmin ||A x - y||^2 / 2 + pull ||x - D||^2 / 2 (+ lambda ||D_z x||_1)``, from D."""
 
         def matvec(v: Tensor) -> Tensor:
             out = A.normal(v)

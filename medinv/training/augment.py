@@ -12,13 +12,24 @@ from torch import Generator, Tensor
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], rng: Generator) -> Tensor:
-    """Uniform numbers in [low, high)."""
+    """Uniform numbers in [low, high).
+
+    Example:
+        >>> uniform(2, 3, (4,), Generator().manual_seed(0)).floor().tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
     return low + (high - low) * torch.rand(shape, generator=rng)
 
 
 def random_affine(x: Float[Tensor, "b y x"], rng: Generator, *, share: float = 0.5,
                   zoom: float = 1.3) -> Float[Tensor, "b y x"]:
-    """Rotate by any angle and zoom by ``1/zoom .. zoom`` the given share of the images."""
+    """Rotate by any angle and zoom by ``1/zoom .. zoom`` the given share of the images.
+
+    Example:
+        >>> x = torch.rand(3, 8, 8)
+        >>> torch.equal(random_affine(x, Generator().manual_seed(0), share=0.0), x)
+        True
+    """
     n = len(x)
     angle = uniform(-torch.pi, torch.pi, (n,), rng)
     scale = zoom ** uniform(-1, 1, (n,), rng)
@@ -32,7 +43,14 @@ def random_affine(x: Float[Tensor, "b y x"], rng: Generator, *, share: float = 0
 
 
 def random_flip(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, "b y x"]:
-    """One of the eight symmetries of the square, for each image."""
+    """One of the eight symmetries of the square, for each image.
+
+    Example:
+        >>> x = torch.rand(3, 8, 8)
+        >>> y = random_flip(x, Generator().manual_seed(0))
+        >>> torch.equal(x.flatten(1).sort().values, y.flatten(1).sort().values)
+        True
+    """
     pick = torch.randint(0, 8, (len(x),), generator=rng).tolist()
     turned = [torch.rot90(image, k % 4) for image, k in zip(x, pick, strict=True)]
     return torch.stack([image.flip(0) if k >= 4 else image
@@ -43,6 +61,11 @@ def random_contrast(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, 
     """Another MR contrast: a gamma curve (30 %), any piecewise-linear curve (20 %), or none.
 
     The curves map [0, 1.5] with 0 fixed, so that air stays dark.
+
+    Example:
+        >>> x = torch.zeros(8, 4, 4)
+        >>> torch.equal(random_contrast(x, Generator().manual_seed(0)), x)
+        True
     """
     n = len(x)
     choice = torch.rand(n, 1, 1, generator=rng)
@@ -57,11 +80,17 @@ def random_contrast(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, 
 
 
 def random_phase(x: Float[Tensor, "b y x"], rng: Generator) -> Complex[Tensor, "b y x"]:
-    """Give each image a smooth phase: any constant, a linear ramp, and slow variations."""
+    """Give each image a smooth phase: any constant, a linear ramp, and slow variations.
+
+    Example:
+        >>> x = torch.rand(3, 8, 8)
+        >>> torch.allclose(random_phase(x, Generator().manual_seed(0)).abs(), x, atol=1e-6)
+        True
+    """
     n, size = len(x), x.shape[1:]
     grid = torch.randn(n, 1, 4, 4, generator=rng) * uniform(0, 1.5, (n, 1, 1, 1), rng)
     slow = F.interpolate(grid, size=tuple(size), mode="bicubic", align_corners=True)[:, 0]
     ramp = uniform(-1.5, 1.5, (2, n, 1, 1), rng)
     y, x_axis = (torch.linspace(-1, 1, m) for m in size)
-    phase = slow + ramp[0] * y[:, None] + ramp[1] * x_axis + uniform(-3.1416, 3.1416, (n, 1, 1), rng)
-    return torch.polar(x, phase)
+    phase = slow + ramp[0] * y[:, None] + ramp[1] * x_axis
+    return torch.polar(x, phase + uniform(-3.1416, 3.1416, (n, 1, 1), rng))

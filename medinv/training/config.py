@@ -24,7 +24,7 @@ class Source(_Strict):
 
     manifest: str = Field(description="data manifest that holds the file")
     file: str = Field("image", description="role of the file in the manifest")
-    planes: tuple[int, ...] = Field((2,), description="array axes that images are perpendicular to")
+    planes: tuple[int, ...] = Field((2,), description="array axes perpendicular to the images")
     train: Region | None = Field(None, description="the part used for training; all by default")
     validation: Region | None = Field(None, description="the part used for validation, if any")
     pool: tuple[int, int, int] = Field((1, 1, 1), description="averaging factor of each axis")
@@ -35,7 +35,7 @@ class Images(_Strict):
     """What one prior unit means, and how images are varied."""
 
     kind: Literal["complex-mr", "ct"]
-    percentile: float = Field(99.0, description="MR: this percentile of a volume is one prior unit")
+    percentile: float = Field(99.0, description="MR: this percentile of a volume is one unit")
     mu_water: float = Field(0.02, gt=0, description="CT: one prior unit, 1/mm")
     crop: int = Field(96, ge=16, description="side of the square training images")
     sources: tuple[Source, ...]

@@ -30,7 +30,7 @@ def denoising_loss(denoise: Denoise, sigma_data: float, x0: Tensor, sigma: Tenso
     """Weighted mean squared error of each item.
 
     Args:
-        denoise: ``D`` on real channels, ``(b, channels, y, x), (b,)`` (see `NetworkPrior.denoise`).
+        denoise: ``D`` on real channels, ``(b, channels, y, x), (b,)`` (`NetworkPrior.denoise`).
         sigma_data: root mean square of the data per real component.
         x0: clean images (b, y, x) in prior units, real or complex.
         sigma: noise level of each item (b,), std of each real component.

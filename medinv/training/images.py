@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ def read_array(path: Path, key: str | None) -> Tensor:
             return torch.from_numpy(archive[key].astype(np.float32))
     import nibabel
 
-    return torch.from_numpy(np.asarray(nibabel.load(path).dataobj, dtype=np.float32))
+    image: Any = nibabel.load(path)  # typed by nibabel as an image without data
+    return torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32))
 
 
 def _units(volume: Tensor, images: Images) -> Tensor:
@@ -84,7 +86,7 @@ def _load(source: Source, images: Images, region: Region | None) -> Tensor:
 class ImageSampler:
     """Random training images from the sources of a recipe.
 
-    ``batch(n, rng)`` depends on the generator's state alone, so a run can stop and resume anywhere.
+    ``batch(n, rng)`` depends on the generator's state alone: a run can stop and resume anywhere.
     """
 
     def __init__(self, images: Images, *, validation: bool = False) -> None:

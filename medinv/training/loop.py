@@ -1,8 +1,8 @@
 """The training loop: one loop for every loss, on lightning-fabric.
 
-A run lives in a folder: ``state.pt`` (weights, moving average, optimiser, step) and ``history.jsonl``.
-The images and the noise of update ``i`` come from a generator seeded by (seed, i), so a killed run
-that resumes from ``state.pt`` continues as if it had never stopped.
+A run lives in a folder: ``state.pt`` (weights, moving average, optimiser, step) and
+``history.jsonl``. The images and the noise of update ``i`` come from a generator seeded by
+(seed, i), so a killed run that resumes from ``state.pt`` continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -74,7 +74,7 @@ def validate(prior: NetworkPrior, x0: Tensor, seed: int) -> dict[str, float]:
         levels = torch.full((prior.chunk,), sigma)
         rng = generator(seed, -10 - i)
         parts = [denoising_loss(prior.denoise, prior.sigma_data, x, levels[: len(x)], rng)
-                 for x in x0.split(prior.chunk)]
+                 for x in torch.split(x0, prior.chunk)]
         losses[f"{sigma:g}"] = round(float(torch.cat(parts).mean()), 5)
     return losses
 
@@ -92,7 +92,8 @@ class _Run:
                                       betas=(0.9, 0.99), weight_decay=1e-4)
         self.model, self.optimizer = self.fabric.setup(self.prior, optimizer)
         self.model.mark_forward_method("denoise")
-        self.average = AveragedModel(self.prior, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.prior, multi_avg_fn=ema)
         self.step, self.seconds = 0, 0.0
 
     def save(self) -> None:
@@ -113,8 +114,8 @@ class _Run:
             self.average.load_state_dict(state["average"])
         except RuntimeError as error:
             raise CheckpointError(
-                f"{self.state_file}: the saved run has another network than the recipe; change the "
-                f"recipe back or start in another folder ({error})"
+                f"{self.state_file}: the saved run has another network than the recipe; change "
+                f"the recipe back or start in another folder ({error})"
             ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -123,7 +124,8 @@ class _Run:
         """One optimiser step; returns the mean loss."""
         config, rng = self.config, generator(self.config.seed, self.step)
         x0 = self.sampler.batch(config.batch, rng)
-        sigma = draw_sigma(len(x0), self.prior.sigma_data, config.noise_mean, config.noise_std, rng)
+        sigma = draw_sigma(len(x0), self.prior.sigma_data, config.noise_mean, config.noise_std,
+                           rng)
         device = self.fabric.device
         loss = denoising_loss(self.model.denoise, self.prior.sigma_data, x0.to(device),
                               sigma.to(device), rng).mean()
@@ -149,7 +151,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
         on_update: called after every update with a `Progress`.
 
     Raises:
-        CheckpointError: ``folder`` holds a run and ``resume`` is false, or it is another network's.
+        CheckpointError: ``folder`` holds a run and ``resume`` is false, or another network's run.
     """
     run = _Run(config, folder)
     if run.state_file.exists():
@@ -159,7 +161,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
     folder.mkdir(parents=True, exist_ok=True)
     held_out = ImageSampler(config.images, validation=True).batch(32, generator(config.seed, -2))
     held_out = held_out.to(run.fabric.device)
-    average = run.average.module
+    average = cast(NetworkPrior, run.average.module)
     last, saved = time.monotonic(), time.monotonic()
     while run.step < config.updates:
         loss = float(run.update())

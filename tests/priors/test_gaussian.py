@@ -39,15 +39,16 @@ def test_each_item_has_its_own_noise_level():
     prior = GaussianPrior(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
     x = torch.ones(2, 2, dtype=torch.float64)
     sigma = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(prior(x, sigma)[:, 0], torch.tensor([0.5, 0.1], dtype=torch.float64))
+    expected = torch.tensor([0.5, 0.1], dtype=torch.float64)
+    torch.testing.assert_close(prior(x, sigma)[:, 0], expected)
 
 
 def test_mixture_denoiser_matches_numerical_integration():
     """One dimension: E[x0 | x] by quadrature of the joint density."""
     means, variances, weights = (-1.0, 2.0), (0.2, 0.5), (0.3, 0.7)
+    one = torch.ones(1, dtype=torch.float64)
     components = [
-        GaussianPrior(torch.tensor([m], dtype=torch.float64), torch.tensor([[v]], dtype=torch.float64))
-        for m, v in zip(means, variances, strict=True)
+        GaussianPrior(m * one, v * one[:, None]) for m, v in zip(means, variances, strict=True)
     ]
     prior = GaussianMixturePrior(torch.tensor(weights, dtype=torch.float64), components)
     grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)

@@ -50,7 +50,7 @@ def test_any_size_and_batch(complex_images, shape):
 
 
 def test_an_untrained_network_is_the_gaussian_of_its_sigma_data():
-    """With F = 0, D = c_skip x: the exact denoiser of white noise of standard deviation sigma_data."""
+    """With F = 0, D = c_skip x: the exact denoiser of white images of deviation sigma_data."""
     prior = tiny_prior(complex_images=True, trained=False)
     x = torch.randn(4, 8, 8, dtype=torch.complex64)
     torch.testing.assert_close(prior(x, 0.7), x * 0.25 / (0.25 + 0.49))
@@ -86,7 +86,8 @@ def test_checkpoint_round_trip(tmp_path):
     save_prior(tmp_path / "p.safetensors", prior, "a test", {"data": ["none"]})
     again = load_prior(tmp_path / "p.safetensors")
     x = torch.randn(8, 8, dtype=torch.complex64)
-    torch.testing.assert_close(again(x, 0.2), prior(x, 0.2), atol=5e-3, rtol=5e-3)  # half precision
+    # weights are kept in half precision
+    torch.testing.assert_close(again(x, 0.2), prior(x, 0.2), atol=5e-3, rtol=5e-3)
     assert (again.scale, again.sigma_data, again.dtype) == (prior.scale, 0.5, torch.complex64)
     assert again.error_variance(0.1) == pytest.approx(0.004)
     assert 0.004 < again.error_variance(0.3) < 0.05

@@ -35,8 +35,8 @@ def manifest(tmp_path):
     import hashlib
 
     manifest = {
-        "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0", "source": "here",
-        "access": {"kind": "local", "steps": ["none"]},
+        "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0",
+        "source": "here", "access": {"kind": "local", "steps": ["none"]},
         "files": {"image": {"path": path.name, "size": path.stat().st_size,
                             "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
         "geometry": {"shape": [40, 36, 10], "unit": "HU"},
