@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import medinv
 from medinv.data import read_nifti
 from medinv.errors import DataError, DownloadError, InputError, RecipeError
+from medinv.priors import load_prior
 from medinv.recipe import ct, load_recipe, recipe_hash, recipe_names, recipe_schema, run_recipe
 from medinv.recipe import measurement as measurement_module
 from medinv.recipe.evaluate import evaluate_files
@@ -20,6 +22,7 @@ from medinv.recipe.run import Progress, measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import solver_names
 from tests import tiny
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -285,3 +288,32 @@ def test_evaluate_checks_grid_unit_and_region(tmp_path):
         evaluate_files(moved_file, truth_file, hu=True)
     with pytest.raises(DataError, match=r"expected the reference's shape .* found \(4, 24, 30\)"):
         evaluate_files(small, truth_file, hu=True)
+
+
+def test_noise_that_is_zero_fails_before_anything_is_reconstructed(ct_content):
+    content = ct_content | {"measurement": {**ct_content["measurement"], "noise": 0}}
+    stages: list[Progress] = []
+    with pytest.raises(InputError, match="noise_std must be positive"):
+        run_recipe(reconstruct_recipe(content), on_progress=stages.append)
+    assert len(stages) == 1
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    """As it stands, but on a tiny volume and with an untrained prior in the place of the real."""
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    tiny.ct_volume().to_nifti(tmp_path / "ct.nii.gz")
+    weights = tiny.write_prior(tmp_path / "ct.safetensors", complex_images=False)
+    prior = load_prior(weights)
+    monkeypatch.setattr(medinv, "load_prior", lambda _: prior, raising=False)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    written = read_nifti("reconstruction.nii.gz")
+    assert torch.equal(written.affine, tiny.ct_volume().affine)
+
+
+def test_the_readme_names_recipes_and_commands_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    used = re.findall(r"medinv (?:reconstruct|train|recipes show) ([a-z0-9-]+)(?= )", readme)
+    assert set(used) <= set(recipe_names())
+    assert len(used) >= 4

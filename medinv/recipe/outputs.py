@@ -6,6 +6,8 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
+from torch import Tensor
+
 from medinv.data import Volume
 from medinv.data.atomic import replacing, write_json
 from medinv.errors import InputError
@@ -78,9 +80,9 @@ def draw(run: Run) -> bytes:
     return gallery({title: grid.with_data(image) for title, image in images.items()})
 
 
-def _physical(run: Run, image: object) -> Volume:
+def _physical(run: Run, image: Tensor) -> Volume:
     """A volume that keeps physical units (1/mm for CT), in which air is 0."""
-    return run.measured.to_volume(image).with_data(image)  # type: ignore[arg-type]
+    return run.measured.to_volume(image).with_data(image)
 
 
 def _write_volumes(run: Run, folder: Path) -> dict[str, Path]:

@@ -142,6 +142,7 @@ def run_recipe(
     measured = measure_recipe(recipe, None if input is None else Path(input))
     if prior is not None:
         prior.check(measured.A)
+    recipe.solver.build(measured.noise_std)  # a wrong setting fails before the baselines run
     methods = {
         settings.title: _solve(settings, measured, prior, recipe.seed, settings.title, report)
         for settings in recipe.baselines
