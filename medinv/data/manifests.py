@@ -7,6 +7,7 @@ and downloads only what is missing; medinv itself carries no third-party data.
 from __future__ import annotations
 
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -121,6 +122,13 @@ class Manifest(_Strict):
             for role, file in self.files.items():
                 if file.member is None:
                     raise ValueError(f"files.{role}: needs `member`, its path in the package")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_are_apart(self) -> Manifest:
+        for (name, a), (other, b) in combinations(self.splits.items(), 2):
+            if a.axis != b.axis or (a.start < b.stop and b.start < a.stop):
+                raise ValueError(f"splits.{name} and splits.{other} share voxels")
         return self
 
     def fetch(

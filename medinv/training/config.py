@@ -11,22 +11,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Region(_Strict):
-    """Indices ``start <= i < stop`` along one axis of the file's array."""
-
-    axis: int = Field(ge=0, le=2)
-    start: int = 0
-    stop: int | None = None
-
-
 class Source(_Strict):
-    """One training volume: where it is, which part may be used, and how it is cut into images."""
+    """One training volume and how it is cut into images.
+
+    The manifest's ``train`` split is used for training (all of a volume that has no splits), and
+    its ``validation`` split for validation.
+    """
 
     manifest: str = Field(description="data manifest that holds the file")
     file: str = Field("image", description="role of the file in the manifest")
     planes: tuple[int, ...] = Field((2,), description="array axes perpendicular to the images")
-    train: Region | None = Field(None, description="the part used for training; all by default")
-    validation: Region | None = Field(None, description="the part used for validation, if any")
     pool: tuple[int, int, int] = Field((1, 1, 1), description="averaging factor of each axis")
     weight: float = Field(1.0, gt=0, description="share of the training images")
 

@@ -20,7 +20,7 @@ from medinv.training.augment import (
     random_phase,
     uniform,
 )
-from medinv.training.config import Images, Region, Source
+from medinv.training.config import Images, Source
 
 
 @dataclass(frozen=True)
@@ -52,35 +52,23 @@ def _units(volume: Tensor, images: Images) -> Tensor:
     return volume / float(np.quantile(volume.numpy(), images.percentile / 100))
 
 
-def _bounds(region: Region, shape: torch.Size) -> tuple[int, int]:
-    return region.start, shape[region.axis] if region.stop is None else region.stop
-
-
-def _load(source: Source, images: Images, region: Region | None) -> Tensor:
-    """The part of a source that a run may see, in prior units, pooled.
-
-    Raises:
-        DataError: the part touches the manifest's test split.
-    """
+def _load(source: Source, images: Images, split: str) -> _Part | None:
+    """A source's training or validation part, pooled; None where it has no such part."""
     manifest = load_manifest(source.manifest)
+    if split not in (manifest.splits or ("train",)):
+        return None
     file = manifest.files[source.file]
     volume = _units(read_array(manifest.fetch()[source.file], file.key), images)
-    if "test" in manifest.splits:
-        test = manifest.splits["test"]
-        axis = "ijk".index(test.axis)
-        region = region or Region(axis=axis)
-        start, stop = _bounds(region, volume.shape)
-        if region.axis != axis or (start < test.stop and test.start < stop):
-            raise DataError(
-                f"{source.manifest}: {test.axis} = {test.start}..{test.stop - 1} is the test set; "
-                f"train and validate on other slices (got axis {region.axis}, {start}..{stop - 1})"
-            )
-    if region is not None:
-        start, stop = _bounds(region, volume.shape)
-        volume = volume.narrow(region.axis, start, stop - start)
+    planes = source.planes
+    if split in manifest.splits:
+        part = manifest.splits[split]
+        axis = "ijk".index(part.axis)
+        volume = volume.narrow(axis, part.start, part.stop - part.start)
+        if split == "validation":  # too thin for whole images in the other planes
+            planes = (axis,)
     if source.pool != (1, 1, 1):
         volume = F.avg_pool3d(volume[None, None], source.pool)[0, 0]
-    return volume.contiguous()
+    return _Part(volume.contiguous(), planes, source.weight)
 
 
 class ImageSampler:
@@ -91,17 +79,12 @@ class ImageSampler:
 
     def __init__(self, images: Images, *, validation: bool = False) -> None:
         self.images, self.validation = images, validation
-        parts = []
-        for source in images.sources:
-            region = source.validation if validation else source.train
-            if validation and region is None:
-                continue
-            part = _load(source, images, region)
-            planes = (region.axis,) if validation and region is not None else source.planes
-            parts.append(_Part(part, planes, source.weight))
-        if not parts:
-            raise DataError("no source has a validation region; give at least one `validation:`")
-        self.parts = parts
+        split = "validation" if validation else "train"
+        loaded = (_load(source, images, split) for source in images.sources)
+        self.parts = [part for part in loaded if part is not None]
+        if not self.parts:
+            names = ", ".join(source.manifest for source in images.sources)
+            raise DataError(f"none of {names} has a {split} split; add one to a manifest")
 
     def batch(self, n: int, rng: Generator) -> Tensor:
         """``n`` images (n, crop, crop): complex64 for MR, float32 for CT."""

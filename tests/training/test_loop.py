@@ -40,7 +40,9 @@ def manifest(tmp_path):
         "files": {"image": {"path": path.name, "size": path.stat().st_size,
                             "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
         "geometry": {"shape": [40, 36, 10], "unit": "HU"},
-        "splits": {"test": {"axis": "k", "start": 8, "stop": 10}},
+        "splits": {"train": {"axis": "k", "start": 0, "stop": 6},
+                   "validation": {"axis": "k", "start": 6, "stop": 8},
+                   "test": {"axis": "k", "start": 8, "stop": 10}},
     }
     file = tmp_path / "boxes.yaml"
     file.write_text(yaml.safe_dump(manifest))
@@ -51,17 +53,10 @@ def manifest(tmp_path):
 def config(manifest, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
     return TrainConfig.model_validate({
-        "images": {"kind": "ct", "crop": 16, "sources": [{
-            "manifest": str(manifest), "train": {"axis": 2, "start": 0, "stop": 6},
-            "validation": {"axis": 2, "start": 6, "stop": 8}}]},
+        "images": {"kind": "ct", "crop": 16, "sources": [{"manifest": str(manifest)}]},
         "network": {"widths": [16, 32], "blocks": [1, 1], "embedding": 16},
         "updates": 8, "batch": 4, "warmup": 2, "decay": 2, "validate_every": 4, "ema": 0.5,
     })
-
-
-def with_source(config, **changes):
-    source = config.images.sources[0].model_copy(update=changes)
-    return config.images.model_copy(update={"sources": (source,)})
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
@@ -108,19 +103,14 @@ def test_a_folder_with_a_run_is_not_overwritten(config, tmp_path):
         train(other, tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("region", [
-    None, {"axis": 2, "start": 0, "stop": 9}, {"axis": 0, "start": 0, "stop": 9}])
-def test_the_test_set_cannot_be_trained_on(config, region):
-    from medinv.training.config import Region
-
-    images = with_source(config, train=region and Region.model_validate(region))
-    with pytest.raises(DataError, match="is the test set"):
-        ImageSampler(images)
-
-
-def test_validation_needs_a_region(config):
-    with pytest.raises(DataError, match="validation"):
-        ImageSampler(with_source(config, validation=None), validation=True)
+def test_a_volume_without_a_training_split_is_not_trained_on(config, manifest):
+    content = yaml.safe_load(manifest.read_text())
+    for split in ("train", "validation"):
+        del content["splits"][split]
+    manifest.write_text(yaml.safe_dump(content))
+    for validation in (False, True):
+        with pytest.raises(DataError, match="has a (train|validation) split"):
+            ImageSampler(config.images, validation=validation)
 
 
 def test_batches_depend_on_the_generator_alone(config):
