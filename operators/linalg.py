@@ -31,7 +31,8 @@ def _per_item(values: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol: float = 0.0,
-       batch_ndim: int = 0, on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
+       batch_ndim: int = 0, on_step: Callable[[int, Tensor], None] | None = None,
+       overwrite: bool = False) -> Tensor:
     """Solve ``M x = b`` for a Hermitian positive semidefinite ``M`` by conjugate gradients.
 
     Items stop one by one, when ``||b - M x|| <= tol ||b||``, and don't change afterwards. No
@@ -46,6 +47,7 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         tol: relative residual at which an item stops; 0 runs ``max_iter`` steps.
         batch_ndim: number of leading axes that count items.
         on_step: called after step ``i`` (from 0) with a copy of ``x``.
+        overwrite: work in the memory of ``b`` and ``x0``, which are lost; saves two tensors.
 
     Returns:
         ``x``, shaped like ``b``. An item with ``b = 0`` and no ``x0`` gives 0.
@@ -59,12 +61,15 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         [1.0, 1.0]
     """
     if x0 is None:
-        x, r = torch.zeros_like(b), b.clone()
+        x = torch.zeros_like(b)
     else:
-        x, r = x0.clone(), b - matvec(x0)
+        x = x0 if overwrite else x0.clone()
+    size = _inner(b, b, batch_ndim)
+    r = b if overwrite else b.clone()
+    if x0 is not None:
+        r.sub_(matvec(x))
     p = r.clone()
     rr = _inner(r, r, batch_ndim)
-    size = _inner(b, b, batch_ndim)
     rounding = (10 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(size, rr)
     target = torch.maximum(tol**2 * size, rounding)  # below rounding, steps are noise
     for i in range(max_iter):
@@ -177,9 +182,20 @@ def soft_threshold(x: Tensor, threshold: float | Tensor) -> Tensor:
         >>> soft_threshold(torch.tensor([3 + 4j, 0.1j]), 1.0)
         tensor([2.4000+3.2000j, 0.0000+0.0000j])
     """
+    return x - clip_magnitude(x, threshold)
+
+
+def clip_magnitude(x: Tensor, limit: float | Tensor) -> Tensor:
+    """Bring the magnitude of ``x`` down to at most ``limit``; phase or sign stays.
+
+    Example:
+        >>> clip_magnitude(torch.tensor([3 + 4j, 0.1j]), 1.0)
+        tensor([0.6000+0.8000j, 0.0000+0.1000j])
+    """
+    if not x.is_complex():
+        return torch.clamp(x, -limit, limit)
     magnitude = x.abs()
-    tiny = torch.finfo(magnitude.dtype).tiny
-    return x * ((magnitude - threshold).clamp_min(0) / magnitude.clamp_min(tiny))
+    return x * (limit / magnitude.clamp_(min=torch.finfo(magnitude.dtype).tiny)).clamp_(max=1)
 
 
 def finite_difference(x: Tensor, axis: int, periodic: bool = False) -> Tensor:

@@ -89,7 +89,10 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """``E[x0 | x]`` of ``x`` (*batch, *item); ``sigma`` a number or one per batch item."""
+        """``E[x0 | x]`` of ``x`` (*batch, *item); ``sigma`` a number or one per batch item.
+
+        The result is a new tensor, which a solver may overwrite.
+        """
 
     def error_variance(self, sigma: float) -> float:
         """Expected squared error of each real component of ``D`` at this level, in prior units.

@@ -115,11 +115,14 @@ class DDS:
         x_t = levels[0] * gaussian_like(Ahy, rng, shared_axis=shared)
         for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
             D = prior(x_t, sigma)
-            x0 = self._data_step(D, Ahy, A, self._pull(prior, sigma, noise), coupling, items)
+            if noise is None:
+                eps = x_t.sub_(D).div_(sigma)
+            pull = self._pull(prior, sigma, noise)
+            x0 = self._data_step(D, Ahy, A, pull, coupling, items)  # in the memory of D
+            if noise is not None:
+                eps = x_t.sub_(x0).div_(sigma)
             if on_step is not None:
                 on_step(i, scale * x0)
-            eps = x_t.sub_(D if noise is None else x0).div_(sigma)
-            del D
             c_eps, c_noise = split(self.eta, sigma, sigma_next)
             x_t = eps.mul_(c_eps).add_(x0)
             if c_noise:
@@ -143,12 +146,12 @@ class DDS:
             out = A.normal(v)
             if pull:
                 out.add_(v, alpha=pull)
-            return out if coupling is None else out.add_(coupling.normal(v))
+            return out if coupling is None else coupling.add_normal(out, v)
 
-        b = Ahy.add(D, alpha=pull) if pull else Ahy
+        b = Ahy.add(D, alpha=pull)
         if coupling is not None:
-            b = b + coupling.right_hand_side(D)
-        x0 = cg(matvec, b, D, max_iter=self.cg_iter, batch_ndim=items)
+            coupling.add_right_hand_side(b, D)
+        x0 = cg(matvec, b, D, max_iter=self.cg_iter, batch_ndim=items, overwrite=True)
         if coupling is not None:
             coupling.update(x0)
         return x0
