@@ -60,10 +60,8 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         >>> cg(lambda v: M @ v, torch.tensor([3.0, 4.0]), max_iter=2).round(decimals=4).tolist()
         [1.0, 1.0]
     """
-    if x0 is None:
-        x = torch.zeros_like(b)
-    else:
-        x = x0 if overwrite else x0.clone()
+    start = torch.zeros_like(b) if x0 is None else x0
+    x = start if overwrite or x0 is None else start.clone()
     size = _inner(b, b, batch_ndim)
     r = b if overwrite else b.clone()
     if x0 is not None:
@@ -192,8 +190,8 @@ def clip_magnitude(x: Tensor, limit: float | Tensor) -> Tensor:
         >>> clip_magnitude(torch.tensor([3 + 4j, 0.1j]), 1.0)
         tensor([0.6000+0.8000j, 0.0000+0.1000j])
     """
-    if not x.is_complex():
-        return torch.clamp(x, -limit, limit)
+    if not x.is_complex() and not isinstance(limit, Tensor):
+        return x.clamp(-limit, limit)
     magnitude = x.abs()
     return x * (limit / magnitude.clamp_(min=torch.finfo(magnitude.dtype).tiny)).clamp_(max=1)
 

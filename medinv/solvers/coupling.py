@@ -37,7 +37,7 @@ class TotalVariationZ:
         return out
 
     def add_right_hand_side(self, out: Tensor, x: Tensor) -> Tensor:
-        """Add ``rho D_z^T (z - w)`` to ``out``; before the first sweep ``z = D_z x``, ``w = 0``."""
+        """Add ``rho D_z^T (z - w)``; before the first sweep ``z = D_z x`` and ``w = 0``."""
         if self.v is None:
             return self.add_normal(out, x)
         target = self.v.sub(self._dual(), alpha=2)
