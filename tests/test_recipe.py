@@ -49,7 +49,7 @@ def test_packaged_recipes_are_valid_and_called_by_their_file(name):
 WRONG = [
     ("solver.stepz=3", r"solver: DDS has no setting 'stepz'; did you mean 'steps'\?"),
     ("solver.steps=many", "solver: DDS.steps: .* got 'many'"),
-    ("solver.eta=3", "solver: DDS: expected 0 <= eta <= 1"),
+    ("solver.eta=3", "solver: DDS: eta: expected 0 <= eta <= 1"),
     ("baselines.0.name=FPB", r"baselines.0: no solver is called 'FPB'; did you mean 'FBP'\?"),
     ("baselines.1={name: TV}", "baselines.1: TV needs the setting 'weight'"),
     ("measurement.viewz=3", r"measurement.viewz: unknown field; did you mean 'views'\?"),
@@ -293,7 +293,7 @@ def test_evaluate_checks_grid_unit_and_region(tmp_path):
 def test_noise_that_is_zero_fails_before_anything_is_reconstructed(ct_content):
     content = ct_content | {"measurement": {**ct_content["measurement"], "noise": 0}}
     stages: list[Progress] = []
-    with pytest.raises(InputError, match="noise_std must be positive"):
+    with pytest.raises(InputError, match="noise_std: expected a positive number"):
         run_recipe(reconstruct_recipe(content), on_progress=stages.append)
     assert len(stages) == 1
 

@@ -75,8 +75,8 @@ class UNet(nn.Module):
         torch.Size([3, 2, 7, 9])
     """
 
-    def __init__(self, channels: int, widths: Sequence[int] = (32, 64, 128, 192),
-                 blocks: Sequence[int] = (1, 2, 2, 2), embedding: int = 128) -> None:
+    def __init__(self, channels: int, widths: Sequence[int] = (32, 64, 128, 160),
+                 blocks: Sequence[int] = (1, 1, 2, 2), embedding: int = 128) -> None:
         super().__init__()
         self.channels, self.embedding = channels, embedding
         self.widths, self.blocks = tuple(widths), tuple(blocks)

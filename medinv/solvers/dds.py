@@ -8,13 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor
 
-from medinv.errors import InputError
+from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.operators.linalg import cg
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, fixed_split, gaussian_like
-from medinv.solvers.base import OnStep
+from medinv.solvers.base import OnStep, check_measurement, require
 from medinv.solvers.coupling import TotalVariationZ
 
 
@@ -45,7 +45,7 @@ class DDS:
 
     Args:
         steps: network evaluations.
-        gamma: weight of the data in the noisy step; None for the noiseless one.
+        gamma: weight of the data in the noisy step (1 in the paper); None for the noiseless one.
         noise_std: standard deviation of each real component of the noise, in the units of ``y``.
         cg_iter: conjugate gradient steps per level, M in the paper.
         eta: share of fresh noise.
@@ -67,7 +67,7 @@ class DDS:
     """
 
     steps: int = 50
-    gamma: float | None = 1.0
+    gamma: float | None = None
     noise_std: float | None = None
     cg_iter: int = 5
     eta: float = 0.85
@@ -79,15 +79,12 @@ class DDS:
     sigma_min: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1 or self.cg_iter < 1:
-            raise InputError(
-                f"DDS: expected 0 <= eta <= 1 and cg_iter >= 1, got {self.eta} and {self.cg_iter}"
-            )
-        if self.noise_std is not None and (self.gamma is None or self.noise_std <= 0):
-            raise InputError(
-                "DDS: noise_std must be positive and scales gamma, so gamma must be a number; "
-                f"got noise_std = {self.noise_std}, gamma = {self.gamma}"
-            )
+        karras_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
+        require(0 <= self.eta <= 1, "DDS: eta", "0 <= eta <= 1", self.eta)
+        require(self.cg_iter >= 1, "DDS: cg_iter", "at least 1", self.cg_iter)
+        for name in ("gamma", "noise_std", "z_weight", "rho"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"DDS: {name}", "a positive number", value)
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
@@ -102,8 +99,11 @@ class DDS:
             on_step: called with the step's number and its estimate ``x0``.
         """
         prior.check(A)
+        check_measurement(y, A)
         scale, norm = prior.scale.estimate(y, A), A.norm()
-        Ahy = A.adjoint(y).div_(scale * norm**2)
+        Ahy = A.adjoint(y) / (scale * norm**2)
+        if self.z_weight is not None and Ahy.ndim < 3:
+            raise ShapeError(f"DDS: z_weight couples slices, but x is an image {Ahy.shape}")
         A = A.normalized()
         noise = None if self.noise_std is None else self.noise_std / (scale * norm)
         coupling = None if self.z_weight is None else TotalVariationZ(self.z_weight, self.rho)
@@ -131,12 +131,9 @@ class DDS:
 
     def _pull(self, prior: Prior, sigma: float, noise: float | None) -> float:
         """Weight ``1 / gamma`` of ``||x - D||^2 / 2`` against ``||A x - y||^2 / 2``."""
-        if self.gamma is None:
-            return 0.0
-        gamma = self.gamma
-        if noise is not None:
-            gamma *= prior.error_variance(sigma) / noise**2
-        return 1 / gamma
+        if noise is None:
+            return 0.0 if self.gamma is None else 1 / self.gamma
+        return noise**2 / (prior.error_variance(sigma) * (self.gamma or 1.0))
 
     def _data_step(self, D: Tensor, Ahy: Tensor, A: LinearOperator, pull: float,
                    coupling: TotalVariationZ | None, items: int) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medinv.errors import CheckpointError, InputError
+from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
 from medinv.operators.linalg import finite_difference
 from medinv.priors import GaussianPrior, karras_sigmas
@@ -203,5 +203,12 @@ def test_wrong_arguments():
         DDS()(y, A, white((2, 4), torch.float64))
     with pytest.raises(InputError, match="0 <= eta <= 1"):
         DDS(eta=1.2)
-    with pytest.raises(InputError, match="noise_std must be positive"):
-        DDS(noise_std=0.0)
+    for field in ("gamma", "noise_std", "z_weight", "rho"):
+        with pytest.raises(InputError, match=f"{field}: expected a positive number"):
+            DDS(**{field: 0.0})
+    with pytest.raises(InputError, match="sigma_min = 2"):
+        DDS(sigma_min=2.0, sigma_max=1.0)
+    with pytest.raises(ShapeError, match="couples slices"):
+        DDS(z_weight=0.1)(y, A, white((2, 4), torch.complex128))
+    with pytest.raises(InputError, match="NaN"):
+        DDS()(y * float("nan"), A, white((2, 4), torch.complex128))
