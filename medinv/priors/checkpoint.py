@@ -175,6 +175,7 @@ def save_prior(path: str | Path, prior: NetworkPrior, description: str,
     tensors = {key: value.half().contiguous() for key, value in network.state_dict().items()}
     with replacing(path) as partial:
         save_file(tensors, partial)
+        partial.chmod(0o644)  # it is written for its owner alone
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")
     return card
