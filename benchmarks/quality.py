@@ -27,7 +27,7 @@ from torch import Tensor
 
 from medinv.evaluation import measurement_residual, psnr, ssim
 from medinv.priors import load_prior
-from medinv.recipe import load_reconstruct_recipe
+from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
 from medinv.solvers import CGSENSE, DDS, FBP, TV, L1Wavelet, ZeroFilled
@@ -38,9 +38,9 @@ TASKS = {
     "mri-r6": ("mri-brain-simulated-dds", ["measurement.sampling.acceleration=6"]),
     "mri-r8": ("mri-brain-simulated-dds", ["measurement.sampling.acceleration=8"]),
 }
-TV_WEIGHTS = (3e-5, 1e-4, 3e-4, 1e-3)
-WAVELET_WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
-BART_WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3)
+WAVELET_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3)
+BART_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass
