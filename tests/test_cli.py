@@ -265,14 +265,13 @@ def test_interrupt_and_surprise(mri_recipe, monkeypatch):
     assert "Traceback" not in result.output
 
 
-def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch, shared_data):
+def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch):
     from medinv.priors import load_prior, read_card
 
-    monkeypatch.setenv("MEDINV_SHARED_DATA", str(shared_data))
-    source = {"manifest": "totalsegmentator-abdomen", "pool": [2, 2, 2],
-              "validation": {"axis": 2, "start": 0, "stop": 8}}
+    monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
+    source = {"manifest": str(tiny.write_boxes(tmp_path))}
     recipe = tiny.write_recipe(tmp_path / "t.yaml", {
-        "name": "tiny-ct", "task": "train", "description": "abdomen, two updates",
+        "name": "tiny-ct", "task": "train", "description": "boxes, two updates",
         "training": {
             "images": {"kind": "ct", "crop": 16, "sources": [source]},
             "network": {"widths": [16, 16], "blocks": [1, 1], "embedding": 16},
@@ -285,7 +284,7 @@ def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch, shar
     assert str(weights) in result.output
     assert load_prior(weights).ndim == 2
     card = read_card(weights)
-    assert card.training["data"][0]["licence"] == "Apache-2.0"
+    assert card.training["data"][0]["licence"] == "CC0-1.0"
     assert_user_error(medinv("train", recipe, "-o", tmp_path / "run"), "pass --resume")
     started = time.monotonic()
     assert medinv("train", recipe, "-o", tmp_path / "run", "--resume").exit_code == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 import yaml
@@ -88,3 +90,30 @@ def write_recipe(path: Path, content: dict[str, object]) -> Path:
     """A recipe file."""
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def write_boxes(folder: Path) -> Path:
+    """A CT volume of boxes (40, 36, 10) and its manifest, whose path is returned.
+
+    Slices 0-5 are for training, 6-7 for validation, and 8-9, of another density, for tests.
+    """
+    rng = np.random.default_rng(0)
+    hu = np.full((40, 36, 10), -1000.0, np.float32)
+    for _ in range(30):
+        i, j, k = rng.integers(0, (30, 26, 8))
+        hu[i : i + 10, j : j + 10, k : k + 2] = rng.uniform(-200, 400)
+    hu[..., 8:] = 1234
+    path = folder / "boxes.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), path)
+    splits = {"train": (0, 6), "validation": (6, 8), "test": (8, 10)}
+    manifest = folder / "boxes.yaml"
+    manifest.write_text(yaml.safe_dump({
+        "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0",
+        "source": "here", "access": {"kind": "local", "steps": ["none"]},
+        "files": {"image": {"path": path.name, "size": path.stat().st_size,
+                            "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
+        "geometry": {"shape": [40, 36, 10], "unit": "HU"},
+        "splits": {name: {"axis": "k", "start": start, "stop": stop}
+                   for name, (start, stop) in splits.items()},
+    }))
+    return manifest

@@ -2,8 +2,6 @@
 
 import json
 
-import nibabel
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,34 +17,12 @@ from medinv.training.augment import (
 from medinv.training.denoising import denoising_loss, draw_sigma
 from medinv.training.images import ImageSampler
 from medinv.training.loop import build_prior, generator, learning_rate
+from tests import tiny
 
 
 @pytest.fixture
 def manifest(tmp_path):
-    """A CT volume of boxes with slices 8-9 as its test set."""
-    rng = np.random.default_rng(0)
-    volume = np.full((40, 36, 10), -1000.0, np.float32)
-    for _ in range(30):
-        i, j, k = rng.integers(0, (30, 26, 8))
-        volume[i : i + 10, j : j + 10, k : k + 2] = rng.uniform(-200, 400)
-    volume[..., 8:] = 1234
-    path = tmp_path / "boxes.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
-    import hashlib
-
-    manifest = {
-        "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0",
-        "source": "here", "access": {"kind": "local", "steps": ["none"]},
-        "files": {"image": {"path": path.name, "size": path.stat().st_size,
-                            "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
-        "geometry": {"shape": [40, 36, 10], "unit": "HU"},
-        "splits": {"train": {"axis": "k", "start": 0, "stop": 6},
-                   "validation": {"axis": "k", "start": 6, "stop": 8},
-                   "test": {"axis": "k", "start": 8, "stop": 10}},
-    }
-    file = tmp_path / "boxes.yaml"
-    file.write_text(yaml.safe_dump(manifest))
-    return file
+    return tiny.write_boxes(tmp_path)
 
 
 @pytest.fixture
