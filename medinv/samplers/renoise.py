@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from math import sqrt
 
-import torch
 from torch import Generator, Tensor
+
+from medinv.operators.linalg import standard_normal
 
 
 def fixed_split(eta: float, sigma: float, sigma_next: float) -> tuple[float, float]:
@@ -47,14 +48,10 @@ def gaussian_like(x: Tensor, rng: Generator | None, *, shared_axis: int | None =
         shared_axis: an axis along which the noise is constant (it is expanded, not copied).
 
     Example:
+        >>> import torch
         >>> noise = gaussian_like(torch.zeros(3, 4, 4), None, shared_axis=-3)
         >>> noise.shape, torch.equal(noise[0], noise[2])
         (torch.Size([3, 4, 4]), True)
     """
-    shape = list(x.shape)
-    if shared_axis is not None:
-        shape[shared_axis] = 1
-    noise = torch.randn(shape, dtype=x.dtype, device=x.device, generator=rng)
-    if x.is_complex():
-        noise *= sqrt(2)
-    return noise.expand(x.shape)
+    like = x if shared_axis is None else x.narrow(shared_axis, 0, 1)
+    return standard_normal(like, rng).expand(x.shape)
