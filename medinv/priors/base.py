@@ -104,8 +104,7 @@ class Prior(nn.Module, ABC):
     def check(self, A: LinearOperator) -> None:
         """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
 
-        A prior of 2D images serves an operator of 2D images (further axes are batch); to serve a
-        volume operator, wrap it in `SlicePrior`.
+        Only real or complex is told from the operator: slices may be its batch axis or its own.
         """
         if self.dtype.is_complex != A.domain.dtype.is_complex:
             mine, theirs = (
@@ -115,9 +114,4 @@ class Prior(nn.Module, ABC):
                 f"the prior describes {mine} images but the operator acts on {theirs} ones; "
                 f"choose a prior of {'MR' if theirs == 'complex' else 'CT'} images "
                 "(`medinv priors` lists them)"
-            )
-        if self.ndim > len(A.domain.shape):
-            raise CheckpointError(
-                f"the prior describes items with {self.ndim} axes but the operator's images have "
-                f"{len(A.domain.shape)}: {A.domain.shape}"
             )

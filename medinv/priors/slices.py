@@ -43,6 +43,8 @@ class SlicePrior(Prior):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for volumes ``x`` (*batch, z, y, x)."""
+        if x.ndim < 3:
+            raise ShapeError(f"SlicePrior: expected (*batch, z, y, x), got {tuple(x.shape)}")
         slices = x.movedim(self.axis, -3)
         volumes = slices.reshape(-1, *slices.shape[-3:])
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)

@@ -71,7 +71,7 @@ def validate(prior: NetworkPrior, x0: Tensor, seed: int) -> dict[str, float]:
     """Weighted denoising loss on fixed images with fixed noise, by noise level."""
     losses = {}
     for i, sigma in enumerate(VALIDATION_SIGMAS):
-        levels = torch.full((prior.chunk,), sigma)
+        levels = torch.full((prior.chunk,), sigma, device=x0.device)
         rng = generator(seed, -10 - i)
         parts = [denoising_loss(prior.denoise, prior.sigma_data, x, levels[: len(x)], rng)
                  for x in torch.split(x0, prior.chunk)]
@@ -117,6 +117,7 @@ class _Run:
                 f"{self.state_file}: the saved run has another network than the recipe; change "
                 f"the recipe back or start in another folder ({error})"
             ) from error
+        self.prior.sigma_data = self.average.module.sigma_data = state["sigma_data"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
