@@ -67,10 +67,13 @@ def load_source(source: VolumeSource, path: Path | None) -> Source:
         return _phantom(source)
     try:
         volume = load_volume(source.manifest, source.file, split=source.split)
-    except DownloadError as error:
+    except DownloadError:
         if source.fallback is None:
             raise
-        note = f"{source.manifest} could not be fetched, so a phantom stands in for it ({error})"
+        note = (
+            f"the data set {source.manifest} could not be fetched, so a phantom stands in for it; "
+            f"`medinv data fetch {source.manifest}` says why"
+        )
         phantom = _phantom(source)
         return Source(phantom.volume, phantom.title, (note,), phantom=True)
     part = f", {source.split} slices" if source.split else ""
