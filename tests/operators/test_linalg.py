@@ -197,3 +197,14 @@ def test_finite_difference_of_a_ramp():
     assert linalg.finite_difference(ramp, -1)[0].tolist() == [1, 1, 1, 0]
     assert linalg.finite_difference(ramp, -1, periodic=True)[0].tolist() == [1, 1, 1, -3]
     assert torch.equal(linalg.finite_difference(ramp, 0), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_cg_in_the_memory_of_its_arguments_gives_the_same(rng, started):
+    root = torch.randn(6, 6, dtype=torch.complex128, generator=rng)
+    matrix = root @ root.mH + torch.eye(6)
+    b, x0 = torch.randn(2, 6, dtype=torch.complex128, generator=rng)
+    start = x0.clone() if started else None
+    expected = linalg.cg(lambda v: matrix @ v, b, start, max_iter=4)
+    got = linalg.cg(lambda v: matrix @ v, b.clone(), start, max_iter=4, overwrite=True)
+    torch.testing.assert_close(got, expected)

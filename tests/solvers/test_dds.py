@@ -5,7 +5,7 @@ import torch
 
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
-from medinv.operators.linalg import finite_difference
+from medinv.operators.linalg import finite_difference, finite_difference_adjoint
 from medinv.priors import GaussianPrior, karras_sigmas
 from medinv.solvers import DDS
 from medinv.solvers.coupling import TotalVariationZ
@@ -165,6 +165,13 @@ def test_coupling_draws_neighbours_together():
     )
     rough, smooth = (finite_difference(x, -3).abs().sum() for x in (rough, smooth))
     assert smooth < 0.5 * rough
+
+
+def test_the_coupling_s_normal_operator_is_that_of_finite_differences():
+    x = torch.randn(2, 5, 3, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    expected = 1 + 0.7 * finite_difference_adjoint(finite_difference(x, -3), -3)
+    got = TotalVariationZ(weight=0.2, rho=0.7).add_normal(torch.ones_like(x), x)
+    torch.testing.assert_close(got, expected)
 
 
 def test_admm_reaches_the_minimiser():
