@@ -6,6 +6,7 @@ from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.library import load_volume
 from medinv.data.manifests import Manifest, load_manifest, manifest_names
+from medinv.data.metadata import Metadata
 from medinv.data.nifti import read_nifti, write_nifti
 from medinv.data.phantom import shepp_logan
 from medinv.data.readers import read_kspace
@@ -16,6 +17,7 @@ __all__ = [
     "MU_WATER",
     "KSpace",
     "Manifest",
+    "Metadata",
     "Volume",
     "block_mean",
     "crop",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,7 +58,7 @@ def to_ras(volume: Volume) -> Volume:
     order = [int(axis) for axis in torch.tensor(ornt[:, 0]).argsort()]
     data = data.flip(flips).permute(order).permute(2, 1, 0)
     step = torch.from_numpy(nibabel.orientations.inv_ornt_aff(ornt, shape))
-    return Volume(data.contiguous(), volume.affine @ step, volume.metadata)
+    return replace(volume, data=data.contiguous(), affine=volume.affine @ step)
 
 
 def crop(volume: Volume, index: tuple[slice, slice, slice]) -> Volume:
@@ -77,7 +79,7 @@ def crop(volume: Volume, index: tuple[slice, slice, slice]) -> Volume:
             "expected a part that is not empty, with steps of 1"
         )
     first = [float(start) for start, _, _ in reversed(ranges)]
-    return Volume(data, _moved(volume.affine, first, [1.0, 1.0, 1.0]), volume.metadata)
+    return replace(volume, data=data, affine=_moved(volume.affine, first, [1.0, 1.0, 1.0]))
 
 
 def block_mean(volume: Volume, factors: tuple[int, int, int]) -> Volume:
@@ -103,7 +105,7 @@ def block_mean(volume: Volume, factors: tuple[int, int, int]) -> Volume:
         pooled = torch.complex(_pool(data.real, factors), _pool(data.imag, factors))
     else:
         pooled = _pool(data, factors)
-    return Volume(pooled, _moved(volume.affine, first, scale), volume.metadata)
+    return replace(volume, data=pooled, affine=_moved(volume.affine, first, scale))
 
 
 def _pool(data: Tensor, factors: tuple[int, int, int]) -> Tensor:

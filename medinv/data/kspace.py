@@ -10,6 +10,7 @@ from jaxtyping import Bool, Complex
 from torch import Tensor
 
 from medinv.data.geometry import orientation_affine
+from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume
 from medinv.errors import ShapeError
 
@@ -23,6 +24,7 @@ class KSpace:
         mask: (ky, kx) or (slice, ky, kx), True where a sample was measured.
         metadata: what the file says (``recon_shape``, ``sequence``...); no patient identifier.
         voxel_mm: size of a voxel of the whole field of view along (z, y, x), where known.
+        acquisition: how the samples were acquired.
 
     Raises:
         ShapeError: ``data`` has other axes or is not complex, or ``mask`` has another size.
@@ -36,6 +38,7 @@ class KSpace:
     mask: Tensor
     metadata: Mapping[str, object] = field(default_factory=dict)
     voxel_mm: tuple[float, float, float] | None = None
+    acquisition: Metadata = Metadata()
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -72,7 +75,7 @@ class KSpace:
         affine = orientation_affine("LPS", (x, y, z), (nx, ny, nz))
         size = "from the file" if self.voxel_mm else "unknown, 1 mm assumed"
         position = {"position": "assumed: axial, centred", "voxel_size": size}
-        return Volume(image, affine, {**self.metadata, **position})
+        return Volume(image, affine, {**self.metadata, **position}, self.acquisition)
 
 
 def measured_points(data: Complex[Tensor, "slice coil ky kx"]) -> Bool[Tensor, "*slice ky kx"]:

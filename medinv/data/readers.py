@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medinv.data.arrays import read_array_kspace
@@ -37,4 +38,4 @@ def read_kspace(
     if slices is None:
         return kspace
     mask = kspace.mask[slices] if kspace.mask.ndim == 3 else kspace.mask
-    return KSpace(kspace.data[slices], mask, kspace.metadata, kspace.voxel_mm)
+    return replace(kspace, data=kspace.data[slices], mask=mask)

@@ -9,12 +9,13 @@ tensor is the reverse of the affine's, and only this package has to know. Worked
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from medinv.data.metadata import Metadata
 from medinv.errors import ShapeError
 
 
@@ -26,6 +27,7 @@ class Volume:
         data: (z, y, x), real or complex.
         affine: (4, 4) float64, voxel index (x, y, z, 1) to RAS+ mm.
         metadata: what else is known (``space``, ``description``...); never a patient identifier.
+        acquisition: how the image was acquired.
 
     Raises:
         ShapeError: ``data`` is not 3D, or ``affine`` is not an invertible (4, 4) matrix.
@@ -40,6 +42,7 @@ class Volume:
     data: Tensor
     affine: Tensor
     metadata: Mapping[str, object] = field(default_factory=dict)
+    acquisition: Metadata = Metadata()
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:
@@ -101,4 +104,4 @@ class Volume:
                 f"Volume.with_data: expected {tuple(self.data.shape)}, got {tuple(data.shape)}; "
                 "the affine holds for this grid only"
             )
-        return Volume(data, self.affine, self.metadata)
+        return replace(self, data=data)
