@@ -15,7 +15,7 @@ from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, fixed_split, gaussian_like
 from medinv.solvers.base import OnStep, check_measurement, require
-from medinv.solvers.coupling import TotalVariationZ
+from medinv.solvers.coupling import SplitTV
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class DDS:
             raise ShapeError(f"DDS: z_weight couples slices, but x is an image {Ahy.shape}")
         A = A.normalized()
         noise = None if self.noise_std is None else self.noise_std / (scale * norm)
-        coupling = None if self.z_weight is None else TotalVariationZ(self.z_weight, self.rho)
+        coupling = None if self.z_weight is None else SplitTV(self.z_weight, self.rho)
         items = 0 if coupling else Ahy.ndim - len(A.domain.shape)
         split = ddim_split if self.ddim else fixed_split
         shared = -3 if self.shared_noise else None
@@ -136,19 +136,14 @@ class DDS:
         return noise**2 / (prior.error_variance(sigma) * (self.gamma or 1.0))
 
     def _data_step(self, D: Tensor, Ahy: Tensor, A: LinearOperator, pull: float,
-                   coupling: TotalVariationZ | None, items: int) -> Tensor:
+                   coupling: SplitTV | None, items: int) -> Tensor:
         """``argmin ||A x - y||^2 / 2 + pull ||x - D||^2 / 2 (+ lambda ||D_z x||_1)``, from D."""
 
         def matvec(v: Tensor) -> Tensor:
             out = A.normal(v)
-            if pull:
-                out.add_(v, alpha=pull)
-            return out if coupling is None else coupling.add_normal(out, v)
+            return out.add_(v, alpha=pull) if pull else out
 
         b = Ahy.add(D, alpha=pull)
         if coupling is not None:
-            coupling.add_right_hand_side(b, D)
-        x0 = cg(matvec, b, D, max_iter=self.cg_iter, batch_ndim=items, overwrite=True)
-        if coupling is not None:
-            coupling.update(x0)
-        return x0
+            return coupling.sweep(D, b, matvec, self.cg_iter)
+        return cg(matvec, b, D, max_iter=self.cg_iter, batch_ndim=items, overwrite=True)

@@ -5,10 +5,9 @@ import torch
 
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
-from medinv.operators.linalg import finite_difference, finite_difference_adjoint
+from medinv.operators.linalg import finite_difference
 from medinv.priors import GaussianPrior, karras_sigmas
 from medinv.solvers import DDS
-from medinv.solvers.coupling import TotalVariationZ
 
 
 class Matrix(LinearOperator):
@@ -165,26 +164,6 @@ def test_coupling_draws_neighbours_together():
     )
     rough, smooth = (finite_difference(x, -3).abs().sum() for x in (rough, smooth))
     assert smooth < 0.5 * rough
-
-
-def test_the_coupling_s_normal_operator_is_that_of_finite_differences():
-    x = torch.randn(2, 5, 3, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
-    expected = 1 + 0.7 * finite_difference_adjoint(finite_difference(x, -3), -3)
-    got = TotalVariationZ(weight=0.2, rho=0.7).add_normal(torch.ones_like(x), x)
-    torch.testing.assert_close(got, expected)
-
-
-def test_admm_reaches_the_minimiser():
-    """min ||x - b||^2 / 2 + w ||D_z x||_1, two slices: the difference shrinks by 2 w, or to 0."""
-    b = torch.tensor([[0.0, 0.0], [1.0, 0.3]], dtype=torch.float64).reshape(2, 1, 2)
-    tv, x = TotalVariationZ(weight=0.2, rho=0.7), b.clone()
-    dense = torch.eye(2, dtype=torch.float64) + 0.7 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    for _ in range(300):
-        side = tv.add_right_hand_side(b.clone(), x).flatten(1)
-        x = torch.linalg.solve(dense, side).reshape(2, 1, 2)
-        tv.update(x)
-    expected = torch.tensor([[0.2, 0.15], [0.8, 0.15]], dtype=torch.float64).reshape(2, 1, 2)
-    torch.testing.assert_close(x, expected, rtol=0, atol=1e-8)
 
 
 def test_same_seed_same_result_and_other_seed_another():
