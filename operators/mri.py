@@ -2,7 +2,9 @@
 
 ``y_c = M F (S_c x)``: coil maps ``S``, the centred orthonormal Fourier transform ``F`` and a
 sampling mask ``M``. With several map sets (soft-SENSE) ``x`` has one image per set and
-``y_c = M F sum_s S_sc x_s``. If ``sum_c |S_c|^2 <= 1`` everywhere, then ``||A|| <= 1``.
+``y_c = M F sum_s S_sc x_s``; over time, each frame has its mask and all share the maps. If
+``sum_c |S_c|^2 <= 1`` everywhere, then ``||A|| <= 1``. What else a scanner does is composed with
+it: `off_resonance`, `multislice`, `kspace_grid`, `partial_fourier`.
 
 The normal operator is a convolution between the coil maps, ``A^H A = S^H (F^H M F) S``. Along an
 axis on which the mask is constant, ``F^H F = I`` cancels, so only the others are transformed; and
@@ -35,19 +37,21 @@ class CartesianMRI(LinearOperator):
     Args:
         maps: coil maps, ``(*slices, [set,] coil, y, x)`` or ``([set,] coil, z, y, x)``.
         mask: bool or 0/1, broadcasts against ``(ky, kx)`` or ``(kz, ky, kx)``; with ``ndim=2``
-            it may carry slice axes, ``(*slices, ky, kx)``.
+            it may carry slice axes, ``(*slices, ky, kx)``; time axes come before those.
         ndim: number of Fourier axes, 2 or 3.
         sets: whether the maps have a set axis (soft-SENSE).
+        time_ndim: number of leading axes of the mask that count frames. The maps have none:
+            all frames share them, without a copy.
 
     Attributes:
-        domain: ``(*slices, [set,] y, x)`` or ``([set,] z, y, x)``.
-        codomain: ``(*slices, coil, ky, kx)`` or ``(coil, kz, ky, kx)``.
+        domain: ``(*time, *slices, [set,] y, x)`` or ``(*time, [set,] z, y, x)``.
+        codomain: ``(*time, *slices, coil, ky, kx)`` or ``(*time, coil, kz, ky, kx)``.
         maps: as given.
-        mask: bool, ``(ky, kx)``, ``(*slices, ky, kx)`` or ``(kz, ky, kx)``.
+        mask: bool, ``(*time, [*slices,] ky, kx)`` or ``(*time, kz, ky, kx)``.
 
     Raises:
-        ShapeError: maps that are not complex or have too few axes, a mask that does not fit
-            them or is not binary.
+        ShapeError: maps that are not complex, not finite or have too few axes, a mask that does
+            not fit them, is not binary or lies on another device.
 
     Source:
         Pruessmann et al., "SENSE", Magn. Reson. Med. 42 (1999); several sets: Uecker et al.,
@@ -59,28 +63,33 @@ class CartesianMRI(LinearOperator):
         >>> x = torch.ones(6, 6, dtype=torch.complex64)
         >>> A(x).shape, torch.allclose(A.normal(x), x)
         (torch.Size([4, 6, 6]), True)
+        >>> CartesianMRI(maps, torch.ones(10, 6, 6), time_ndim=1).codomain.shape
+        (10, 4, 6, 6)
     """
 
     maps: Tensor
     mask: Tensor
     _spectrum: Tensor
 
-    def __init__(self, maps: Tensor, mask: Tensor, *, ndim: int = 2,
-                 sets: bool = False) -> None:
+    def __init__(self, maps: Tensor, mask: Tensor, *, ndim: int = 2, sets: bool = False,
+                 time_ndim: int = 0) -> None:
         _check_maps(maps, ndim, sets)
+        _check_mask(mask, maps, ndim, time_ndim)
+        time = tuple(mask.shape[:time_ndim])
         grid = tuple(maps.shape[-ndim:])
         slices = tuple(maps.shape[: maps.ndim - ndim - 1 - sets])
         n_sets = tuple(maps.shape[len(slices): len(slices) + sets])
         n_coils = maps.shape[-ndim - 1]
         image_axes = tuple(name.removeprefix("k") for name in _AXES[ndim])
-        slice_axes = ("slice",) * len(slices)
+        items, item_axes = (*time, *slices), ("time",) * time_ndim + ("slice",) * len(slices)
         super().__init__(
-            Space((*slices, *n_sets, *grid), maps.dtype, (*slice_axes, *("set",) * sets,
-                                                          *image_axes)),
-            Space((*slices, n_coils, *grid), maps.dtype, (*slice_axes, "coil", *_AXES[ndim])),
+            Space((*items, *n_sets, *grid), maps.dtype,
+                  (*item_axes, *("set",) * sets, *image_axes)),
+            Space((*items, n_coils, *grid), maps.dtype, (*item_axes, "coil", *_AXES[ndim])),
         )
         self.ndim, self.sets, self.n_coils = ndim, sets, n_coils
-        mask = _fit_mask(mask, maps, slices, grid)
+        self._n_frames = mask.shape[:time_ndim].numel()
+        mask = _fit_mask(mask, maps, time, slices, grid)
         self.register_buffer("maps", maps)
         self.register_buffer("mask", mask)
         self._axes = tuple(a for a in range(-ndim, 0) if _varies(mask, a))
@@ -101,7 +110,8 @@ class CartesianMRI(LinearOperator):
         axes = tuple(range(-self.ndim, 0))
         for batch, items, coils, maps in self._blocks(x):
             signal = fourier.fft(_to_coils(maps, images[batch, items]), axes)
-            signals[batch, items, coils] = torch.where(self._of(self.mask, items), signal, 0)
+            signals[batch, items, coils] = torch.where(self._of(self.mask, batch, items),
+                                                       signal, 0)
         return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -109,7 +119,8 @@ class CartesianMRI(LinearOperator):
         images, signals = self._flat_images(x), self._flat_signals(y)
         axes = tuple(range(-self.ndim, 0))
         for batch, items, coils, maps in self._blocks(x):
-            signal = torch.where(self._of(self.mask, items), signals[batch, items, coils], 0)
+            signal = torch.where(self._of(self.mask, batch, items),
+                                 signals[batch, items, coils], 0)
             images[batch, items] += _from_coils(maps, fourier.ifft(signal, axes))
         return x
 
@@ -120,38 +131,39 @@ class CartesianMRI(LinearOperator):
             signal = _to_coils(maps, images[batch, items])
             if self._axes:
                 signal = torch.fft.fftn(signal, dim=self._axes)
-            signal *= self._of(self._spectrum, items)
+            signal *= self._of(self._spectrum, batch, items)
             if self._axes:
                 signal = torch.fft.ifftn(signal, dim=self._axes)
             results[batch, items] += _from_coils(maps, signal)
         return out
 
     def _flat_images(self, x: Tensor) -> Tensor:
-        """View ``(*batch, *domain)`` as ``(batch, item, set, *grid)``."""
+        """View ``(*batch, *domain)`` as ``(batch and frame, item, set, *grid)``."""
         grid = self.domain.shape[-self.ndim:]
         n_sets = self.domain.shape[-self.ndim - 1] if self.sets else 1
         return x.reshape(self._n_batch(x, self.domain), -1, n_sets, *grid)
 
     def _flat_signals(self, y: Tensor) -> Tensor:
-        """View ``(*batch, *codomain)`` as ``(batch, item, coil, *grid)``."""
+        """View ``(*batch, *codomain)`` as ``(batch and frame, item, coil, *grid)``."""
         coil_and_grid = self.codomain.shape[-self.ndim - 1:]
         return y.reshape(self._n_batch(y, self.codomain), -1, *coil_and_grid)
 
-    @staticmethod
-    def _n_batch(x: Tensor, space: Space) -> int:
-        return x.shape[: space.batch_ndim(x)].numel()
+    def _n_batch(self, x: Tensor, space: Space) -> int:
+        return x.shape[: space.batch_ndim(x)].numel() * self._n_frames
 
-    def _of(self, mask: Tensor, items: slice) -> Tensor:
-        """The mask of some items, ``(item or 1, 1, *grid)``."""
-        flat = mask.reshape(-1, 1, *mask.shape[-self.ndim:])
-        return flat if flat.shape[0] == 1 else flat[items]
+    def _of(self, mask: Tensor, batch: int, items: slice) -> Tensor:
+        """The mask of some items of a frame, ``(item or 1, 1, *grid)``."""
+        frames = mask.reshape(self._n_frames, -1, 1, *mask.shape[-self.ndim:])
+        frame = frames[batch % self._n_frames]
+        return frame if frame.shape[0] == 1 else frame[items]
 
     def _blocks(self, x: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
-        """Batch index, slices, coils and their maps ``(item, set, coil, *grid)``, block-wise."""
+        """Index of batch and frame, slices, coils and their maps ``(item, set, coil, *grid)``, block-wise."""
         grid = self.domain.shape[-self.ndim:]
         n_sets = self.domain.shape[-self.ndim - 1] if self.sets else 1
         maps = self.maps.reshape(-1, n_sets, self.n_coils, *grid)
-        images = max(1, _BLOCK_BYTES[x.device.type] // (x.element_size() * maps[0, 0, 0].numel()))
+        block = _BLOCK_BYTES.get(x.device.type, _BLOCK_BYTES["cuda"])
+        images = max(1, block // (x.element_size() * maps[0, 0, 0].numel()))
         items, coils = max(1, images // self.n_coils), min(images, self.n_coils)
         for batch, i, c in product(range(self._n_batch(x, self.domain)),
                                    range(0, maps.shape[0], items),
@@ -181,7 +193,7 @@ def _varies(mask: Tensor, axis: int) -> bool:
 def _check_maps(maps: Tensor, ndim: int, sets: bool) -> None:
     if ndim not in _AXES:
         raise ShapeError(f"CartesianMRI: ndim is {ndim}; pass 2 for slices or 3 for a volume.")
-    if not maps.is_complex():
+    if maps.dtype not in (torch.complex64, torch.complex128):
         raise ShapeError(f"CartesianMRI: maps are {maps.dtype}; pass complex64 or complex128.")
     least = ndim + 1 + sets
     if maps.ndim < least or (ndim == 3 and maps.ndim > least):
@@ -189,20 +201,34 @@ def _check_maps(maps: Tensor, ndim: int, sets: bool) -> None:
         expected = ", ".join(axis.removeprefix("k") for axis in axes)
         raise ShapeError(f"CartesianMRI: maps are {tuple(maps.shape)} but ndim={ndim}, "
                          f"sets={sets} need ({expected}); add the missing axis or drop the extra.")
+    if not bool(torch.isfinite(torch.view_as_real(maps.resolve_conj())).all()):
+        raise ShapeError("CartesianMRI: maps hold NaN or infinite values; pass "
+                         "maps.nan_to_num() if those voxels lie outside the body.")
 
 
-def _fit_mask(mask: Tensor, maps: Tensor, slices: tuple[int, ...],
+def _check_mask(mask: Tensor, maps: Tensor, ndim: int, time_ndim: int) -> None:
+    if mask.device != maps.device:
+        raise ShapeError(f"CartesianMRI: mask is on {mask.device} but maps are on {maps.device}; "
+                         "move one of them with .to(device).")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ShapeError("CartesianMRI: mask has values other than 0 and 1; pass `mask != 0`.")
+    if time_ndim < 0 or (time_ndim and mask.ndim < time_ndim + ndim):
+        raise ShapeError(f"CartesianMRI: mask is {tuple(mask.shape)} but time_ndim={time_ndim} "
+                         f"needs (*time, {', '.join(_AXES[ndim])}); give every axis, if need be "
+                         "of size 1.")
+
+
+def _fit_mask(mask: Tensor, maps: Tensor, time: tuple[int, ...], slices: tuple[int, ...],
               grid: tuple[int, ...]) -> Tensor:
-    """``mask`` as bool, ``(*grid)`` or, where it depends on the slice, ``(*slices, *grid)``."""
-    shape = grid if mask.ndim <= len(grid) else (*slices, *grid)
-    axes = ("slices",) * (len(shape) - len(grid)) + _AXES[len(grid)]
+    """``mask`` as bool, ``(*time, *grid)`` or, where it has slices, ``(*time, *slices, *grid)``."""
+    has_slices = mask.ndim > len(time) + len(grid)
+    shape = (*time, *slices, *grid) if has_slices else (*time, *grid)
+    axes = ("time",) * len(time) + ("slices",) * (len(slices) if has_slices else 0)
     try:
-        fitted = mask.to(maps.device).expand(shape)
+        return mask.to(torch.bool).expand(shape).contiguous()
     except RuntimeError:
         raise ShapeError(
             f"CartesianMRI: mask is {tuple(mask.shape)} but maps are {tuple(maps.shape)}; crop "
-            f"k-space or pass a mask for {', '.join(axes)} = {', '.join(map(str, shape))}."
+            f"k-space or pass a mask for {', '.join((*axes, *_AXES[len(grid)]))} = "
+            f"{', '.join(map(str, shape))}."
         ) from None
-    if not bool(((fitted == 0) | (fitted == 1)).all()):
-        raise ShapeError("CartesianMRI: mask has values other than 0 and 1; pass `mask != 0`.")
-    return fitted.to(torch.bool).contiguous()
