@@ -1,11 +1,12 @@
-"""Linear operators between declared spaces.
+"""Operators between declared spaces.
 
-A `LinearOperator` is a map ``y = A x`` with its exact adjoint, ``<A x, y> = <x, A^H y>``, for the
-Hermitian inner product ``<u, v> = sum conj(u) v``. Leading axes beyond `Space.shape` are batch
-axes and never interact. The adjoint is also the backward of the forward (and the other way
-round), so an operator needs no differentiable implementation. A subclass implements ``_forward``
-and ``_adjoint`` (and ``_normal`` where a fused ``A^H A`` is faster); shapes and dtypes are checked
-once, on entry.
+An `Operator` is a differentiable map ``y = F(x)`` that knows its derivative. A `LinearOperator` is
+its own derivative, ``y = A x``, with the exact adjoint ``<A x, y> = <x, A^H y>`` for the Hermitian
+inner product ``<u, v> = sum conj(u) v``. Leading axes beyond `Space.shape` are batch axes and
+never interact, so `torch.func.vmap` is one more of them. The adjoint is also the backward of the
+forward (and the other way round), so a linear operator needs no differentiable implementation: a
+subclass implements ``_forward`` and ``_adjoint`` (and ``_normal`` where a fused ``A^H A`` is
+faster). Shape, dtype and device are checked once, on entry.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from medinv.errors import ShapeError
+from medinv.errors import InputError, ShapeError
 from medinv.operators import linalg
 
 
@@ -86,6 +87,11 @@ class _AdjointBackward(torch.autograd.Function):
         apply, adjoint = ctx.maps  # type: ignore[attr-defined]
         return _linear(tangent, apply, adjoint)
 
+    @staticmethod
+    def vmap(info: object, in_dims: tuple[int, None, None], x: Tensor, apply: _Map,  # noqa: ARG004
+             adjoint: _Map) -> tuple[Tensor, int]:
+        return _linear(x.movedim(in_dims[0], 0), apply, adjoint), 0
+
 
 def _linear(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
     """``apply(x)``, with ``adjoint`` as its backward."""
@@ -93,8 +99,10 @@ def _linear(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
     return result
 
 
-class LinearOperator(nn.Module, ABC):
-    """A linear map ``A: domain -> codomain`` with its exact adjoint.
+class Operator(nn.Module, ABC):
+    """A differentiable map ``F: domain -> codomain``, linear or not, that knows its derivative.
+
+    A subclass implements ``_forward``, in terms that torch differentiates, and `linearize`.
 
     Attributes:
         domain: shape and dtype of ``x``, without batch axes.
@@ -107,10 +115,65 @@ class LinearOperator(nn.Module, ABC):
     def __init__(self, domain: Space, codomain: Space) -> None:
         super().__init__()
         self.domain, self.codomain = domain, codomain
-        self._norm: float | None = None
 
     @abstractmethod
     def _forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def linearize(self, x: Tensor) -> LinearOperator:
+        """The derivative ``J`` of ``F`` at ``x``, ``F(x + v) = F(x) + J v + O(|v|^2)``.
+
+        Where ``F`` is not holomorphic, as a magnitude, ``J`` is linear over the reals only and its
+        adjoint belongs to ``Re <u, v>``: torch's own convention for gradients, and enough for
+        `linalg.cg` and `LinearOperator.solve`.
+
+        Args:
+            x: ``(*batch, *domain.shape)``; ``J`` then acts on items of the same batch.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``F(x)``: ``(*batch, *domain.shape)`` to ``(*batch, *codomain.shape)``."""
+        self._check(self.domain, x)
+        return self._forward(x)
+
+    def jvp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``J v``, the derivative at ``x`` in the direction ``v``; both ``(*batch, *domain)``."""
+        y: Tensor = self.linearize(x)(v)
+        return y
+
+    def vjp(self, x: Tensor, w: Tensor) -> Tensor:
+        """``J^H w`` at ``x``: the gradient in ``x`` where ``w`` is the one in ``F(x)``."""
+        return self.linearize(x).adjoint(w)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the operator's buffers (CPU where it has none)."""
+        return next(self.buffers(), torch.empty(0)).device
+
+    def _check(self, space: Space, x: Tensor, method: str = "") -> None:
+        """Raise unless ``x`` fits the space and lies where the operator's buffers lie."""
+        name = type(self).__name__ + method
+        space.check(x, name)
+        for buffer in self.buffers():
+            if buffer.device != x.device:
+                raise InputError(
+                    f"{name}: the operator is on {buffer.device} but its input on {x.device}; "
+                    f'move one of them: operator.to("{x.device}") or x.to("{buffer.device}").'
+                )
+            return
+
+
+class LinearOperator(Operator):
+    """A linear map ``A: domain -> codomain`` with its exact adjoint.
+
+    Attributes:
+        domain: shape and dtype of ``x``, without batch axes.
+        codomain: shape and dtype of ``y``, without batch axes.
+    """
+
+    def __init__(self, domain: Space, codomain: Space) -> None:
+        super().__init__(domain, codomain)
+        self._norm: float | None = None
 
     @abstractmethod
     def _adjoint(self, y: Tensor) -> Tensor: ...
@@ -120,18 +183,22 @@ class LinearOperator(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """``A x``: ``(*batch, *domain.shape)`` to ``(*batch, *codomain.shape)``."""
-        self.domain.check(x, type(self).__name__)
+        self._check(self.domain, x)
         return _linear(x, self._forward, self._adjoint)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^H y``: ``(*batch, *codomain.shape)`` to ``(*batch, *domain.shape)``."""
-        self.codomain.check(y, f"{type(self).__name__}.adjoint")
+        self._check(self.codomain, y, ".adjoint")
         return _linear(y, self._adjoint, self._forward)
 
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``, fused where the operator has a faster form."""
-        self.domain.check(x, f"{type(self).__name__}.normal")
+        self._check(self.domain, x, ".normal")
         return _linear(x, self._normal, self._normal)
+
+    def linearize(self, x: Tensor) -> LinearOperator:  # noqa: ARG002  (the same everywhere)
+        """The operator itself, at any ``x``."""
+        return self
 
     @property
     def H(self) -> LinearOperator:
@@ -148,10 +215,10 @@ class LinearOperator(nn.Module, ABC):
         return Sum(self, other)
 
     def norm(self) -> float:
-        """Spectral norm ``||A||``, by power iteration on ``A^H A`` (computed once)."""
+        """Spectral norm ``||A||``, by Lanczos steps on ``A^H A`` (computed once)."""
         if self._norm is None:
-            self._norm = linalg.power_norm(self._normal, self.domain.shape, self.domain.dtype,
-                                           device=self.device)
+            self._norm = linalg.spectral_norm(self._normal, self.domain.shape, self.domain.dtype,
+                                              device=self.device)
         return self._norm
 
     def normalized(self) -> LinearOperator:
@@ -180,11 +247,6 @@ class LinearOperator(nn.Module, ABC):
                              tol=tol, batch_ndim=self.domain.batch_ndim(b))
 
         return _linear(self.adjoint(y), lambda b: inverse(b, x0), inverse)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the operator's buffers (CPU where it has none)."""
-        return next(self.buffers(), torch.empty(0)).device
 
 
 class Adjoint(LinearOperator):
@@ -216,8 +278,10 @@ class Composition(LinearOperator):
     def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
         if outer.domain != inner.codomain:
             raise ShapeError(
-                f"A @ B: A takes {outer.domain} but B gives {inner.codomain}; they must be equal"
+                f"A @ B: A takes {_described(outer.domain)} but B gives "
+                f"{_described(inner.codomain)}; build one of them for the other's shape and dtype."
             )
+        _check_devices("A @ B", outer, inner)
         super().__init__(inner.domain, outer.codomain)
         self.outer, self.inner = outer, inner
 
@@ -235,6 +299,9 @@ class Scaled(LinearOperator):
     """``a A`` for a number ``a``."""
 
     def __init__(self, op: LinearOperator, factor: complex) -> None:
+        if isinstance(factor, complex) and not op.codomain.dtype.is_complex:
+            raise ShapeError(f"a * A: a is {factor} but A gives {_described(op.codomain)}; pass "
+                             "a real factor, or build the operator for complex values.")
         super().__init__(op.domain, op.codomain)
         self.op = op
         self.factor = factor if isinstance(factor, complex) else float(factor)
@@ -258,10 +325,9 @@ class Sum(LinearOperator):
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
         if (left.domain, left.codomain) != (right.domain, right.codomain):
-            raise ShapeError(
-                f"A + B: {left.domain} -> {left.codomain} and {right.domain} -> {right.codomain} "
-                "must be equal"
-            )
+            raise ShapeError(f"A + B: A is {_mapping(left)} but B is {_mapping(right)}; build "
+                             "both for the same shapes and dtypes.")
+        _check_devices("A + B", left, right)
         super().__init__(left.domain, left.codomain)
         self.left, self.right = left, right
 
@@ -276,9 +342,14 @@ class Stack(LinearOperator):
     """Several operators of one domain; ``y`` is ``(*batch, n, *codomain.shape)``."""
 
     def __init__(self, ops: Sequence[LinearOperator]) -> None:
+        if not ops:
+            raise ShapeError("stack: got no operator; pass at least one.")
         first = ops[0]
-        if any((op.domain, op.codomain) != (first.domain, first.codomain) for op in ops):
-            raise ShapeError("stack: all operators must share domain and codomain")
+        for i, op in enumerate(ops):
+            if (op.domain, op.codomain) != (first.domain, first.codomain):
+                raise ShapeError(f"stack: operator 0 is {_mapping(first)} but operator {i} is "
+                                 f"{_mapping(op)}; build all for the same shapes and dtypes.")
+        _check_devices("stack", *ops)
         shape = (len(ops), *first.codomain.shape)
         super().__init__(first.domain, Space(shape, first.codomain.dtype))
         self.ops = nn.ModuleList(ops)
@@ -295,3 +366,18 @@ class Stack(LinearOperator):
 def stack(ops: Sequence[LinearOperator]) -> LinearOperator:
     """Several measurements of one ``x`` as one operator (see `Stack`)."""
     return Stack(ops)
+
+
+def _described(space: Space) -> str:
+    return f"{space} of {space.dtype}"
+
+
+def _mapping(op: Operator) -> str:
+    return f"{_described(op.domain)} -> {_described(op.codomain)}"
+
+
+def _check_devices(name: str, *ops: Operator) -> None:
+    devices = sorted({str(buffer.device) for op in ops for buffer in op.buffers()})
+    if len(devices) > 1:
+        raise InputError(f"{name}: the operators are on {' and '.join(devices)}; move them to "
+                         f'one device, with .to("{devices[-1]}").')

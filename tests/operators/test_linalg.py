@@ -113,14 +113,14 @@ def test_cg_reports_each_step(rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_power_norm_is_the_largest_singular_value(dtype, rng):
+def test_spectral_norm_is_the_largest_singular_value(dtype, rng):
     a = torch.randn(9, 6, dtype=dtype, generator=rng)
-    norm = linalg.power_norm(matvec(a.mH @ a), (6,), dtype, max_iter=500, tol=1e-10)
+    norm = linalg.spectral_norm(matvec(a.mH @ a), (6,), dtype, max_iter=500, tol=1e-10)
     assert norm == pytest.approx(float(torch.linalg.matrix_norm(a, 2)), rel=1e-6)
 
 
-def test_power_norm_of_zero_is_zero():
-    assert linalg.power_norm(torch.zeros_like, (3,), torch.float32) == 0
+def test_spectral_norm_of_zero_is_zero():
+    assert linalg.spectral_norm(torch.zeros_like, (3,), torch.float32) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
