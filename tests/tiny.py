@@ -109,7 +109,7 @@ def write_boxes(folder: Path) -> Path:
     manifest = folder / "boxes.yaml"
     manifest.write_text(yaml.safe_dump({
         "name": "boxes", "title": "boxes", "modality": "CT", "licence": "CC0-1.0",
-        "source": "here", "access": {"kind": "local", "steps": ["none"]},
+        "source": "here", "access": {"kind": "manual", "steps": ["none"]},
         "files": {"image": {"path": path.name, "size": path.stat().st_size,
                             "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}},
         "geometry": {"shape": [40, 36, 10], "unit": "HU"},

