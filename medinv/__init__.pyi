@@ -5,8 +5,11 @@ from .data import load_volume as load_volume
 from .data import read_kspace as read_kspace
 from .operators import CartesianMRI as CartesianMRI
 from .operators import ParallelBeam as ParallelBeam
+from .priors import ProductPrior as ProductPrior
 from .priors import SlicePrior as SlicePrior
 from .priors import load_prior as load_prior
 from .recipe import load_recipe as load_recipe
 from .recipe import reconstruct as reconstruct
 from .solvers import DDS as DDS
+from .solvers import TPDM as TPDM
+from .solvers import DiffusionMBIR as DiffusionMBIR

@@ -5,7 +5,8 @@ from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_ca
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from medinv.priors.networks import UNet
-from medinv.priors.schedule import karras_sigmas
+from medinv.priors.product import ProductPrior
+from medinv.priors.schedule import geometric_sigmas, karras_sigmas
 from medinv.priors.slices import SlicePrior
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "NetworkPrior",
     "Prior",
     "PriorCard",
+    "ProductPrior",
     "SlicePrior",
     "UNet",
+    "geometric_sigmas",
     "karras_sigmas",
     "load_prior",
     "prior_names",

@@ -32,3 +32,20 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, *,
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def geometric_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Float[Tensor, " levels"]:
+    """Levels of constant ratio from ``sigma_max`` to ``sigma_min``, then 0, float64.
+
+    The variance-exploding schedule of Song et al. 2021 (arXiv:2011.13456, appendix C).
+
+    Raises:
+        InputError: fewer than one step, or not ``0 < sigma_min < sigma_max``.
+
+    Example:
+        >>> geometric_sigmas(3, 0.01, 1.0).round(decimals=6).tolist()
+        [1.0, 0.1, 0.01, 0.0]
+    """
+    karras_sigmas(steps, sigma_min, sigma_max)  # checks them
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return torch.cat([sigma_max * (sigma_min / sigma_max) ** ramp, ramp.new_zeros(1)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medinv.errors import ShapeError
 from medinv.priors.base import Prior
@@ -13,7 +14,7 @@ class SlicePrior(Prior):
     """The product of a 2D prior over the slices of volumes (z, y, x).
 
     Slices go through the network ``chunk`` at a time, so memory is bounded by two volumes and what
-    one chunk needs.
+    one chunk needs; where gradients are recorded, each chunk is computed again on the way back.
 
     Args:
         prior: a prior of 2D images.
@@ -50,7 +51,13 @@ class SlicePrior(Prior):
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         levels = levels.expand(x.shape[:-3]).flatten()
         denoised = [
-            torch.cat([self.prior(part, level) for part in torch.split(volume, self.chunk)])
+            torch.cat([self._denoise(part, level) for part in torch.split(volume, self.chunk)])
             for volume, level in zip(volumes, levels, strict=True)
         ]
         return torch.stack(denoised).reshape(slices.shape).movedim(-3, self.axis)
+
+    def _denoise(self, part: Tensor, sigma: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and part.requires_grad):
+            return self.prior(part, sigma)  # type: ignore[no-any-return]
+        denoised: Tensor = checkpoint(self.prior, part, sigma, use_reentrant=False)
+        return denoised

@@ -4,9 +4,11 @@ from medinv.solvers.base import OnStep
 from medinv.solvers.cg_sense import CGSENSE
 from medinv.solvers.cgls import CGLS
 from medinv.solvers.dds import DDS
+from medinv.solvers.diffusion_mbir import DiffusionMBIR
 from medinv.solvers.fbp import FBP
 from medinv.solvers.l1_wavelet import L1Wavelet
 from medinv.solvers.sirt import SIRT
+from medinv.solvers.tpdm import TPDM
 from medinv.solvers.tv import TV, total_variation
 from medinv.solvers.zero_filled import ZeroFilled
 
@@ -16,7 +18,9 @@ __all__ = [
     "DDS",
     "FBP",
     "SIRT",
+    "TPDM",
     "TV",
+    "DiffusionMBIR",
     "L1Wavelet",
     "OnStep",
     "ZeroFilled",
