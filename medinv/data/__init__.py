@@ -1,7 +1,7 @@
 """Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
 from medinv.data.arrays import read_array, read_array_kspace, read_maps
-from medinv.data.fastmri import read_fastmri
+from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.library import load_volume
@@ -15,6 +15,7 @@ from medinv.data.volume import Volume
 
 __all__ = [
     "MU_WATER",
+    "FastMRIFile",
     "KSpace",
     "Manifest",
     "Metadata",
@@ -36,5 +37,6 @@ __all__ = [
     "read_nifti",
     "shepp_logan",
     "to_ras",
+    "write_fastmri_reconstruction",
     "write_nifti",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume
 from medinv.errors import ShapeError
 
@@ -38,6 +40,50 @@ def orientation_affine(
     middle = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
     affine[:3, 3] = -affine[:3, :3] @ middle
     return affine + 0.0
+
+
+_SEEN_FROM_THE_FRONT = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIR"}
+
+
+def placed(
+    image: Tensor,
+    grid: tuple[int, int, int],
+    voxel_mm: tuple[float, float, float] | None,
+    affine: Tensor | None,
+    metadata: Mapping[str, object],
+    acquisition: Metadata,
+) -> Volume:
+    """An image of raw data, or its central part, as a volume at its place.
+
+    Where the file holds no affine, the image is centred on the origin and shown as radiologists
+    see the plane (axial where that is unknown too): rows to the back or the feet, columns to the
+    patient's left or back; ``metadata["position"]`` says so. Voxels of unknown size are 1 mm.
+
+    Args:
+        image: (z, y, x).
+        grid: (z, y, x) of the whole field of view; index ``n // 2`` is its centre.
+        voxel_mm: along (z, y, x), if known.
+        affine: of the whole field of view, if known.
+        metadata: of the volume.
+        acquisition: of the volume.
+
+    Raises:
+        ShapeError: the image is larger than the grid.
+    """
+    if image.ndim != 3 or any(n > m for n, m in zip(image.shape, grid, strict=True)):
+        raise ShapeError(f"volume: expected an image (z, y, x) of at most {grid}, got "
+                         f"{tuple(image.shape)}; pass the image of this k-space, or a part of it")
+    if affine is not None:
+        first = [float(m // 2 - n // 2) for n, m in zip(image.shape, grid, strict=True)]
+        moved = _moved(affine, first[::-1], [1.0, 1.0, 1.0])
+        return Volume(image, moved, metadata, acquisition)
+    plane = acquisition.plane or "axial"
+    z, y, x = voxel_mm or (1.0, 1.0, 1.0)
+    nz, ny, nx = image.shape
+    facts = {"position": f"assumed: {plane}, centred",
+             "voxel_size": "from the file" if voxel_mm else "unknown, 1 mm assumed"}
+    assumed = orientation_affine(_SEEN_FROM_THE_FRONT[plane], (x, y, z), (nx, ny, nz))
+    return Volume(image, assumed, {**metadata, **facts}, acquisition)
 
 
 def to_ras(volume: Volume) -> Volume:

@@ -1,18 +1,20 @@
-"""Multi-coil k-space of one scan with its sampling mask and what the file says about it."""
+"""Multi-coil Cartesian k-space of one scan, its sampling mask and what the file says about it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from jaxtyping import Bool, Complex
 from torch import Tensor
 
-from medinv.data.geometry import orientation_affine
+from medinv.data.geometry import placed
 from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume
-from medinv.errors import ShapeError
+from medinv.errors import DataError, ShapeError
+from medinv.operators import fourier
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +22,16 @@ class KSpace:
     """Cartesian k-space, centred: the zero frequency is at index ``n // 2`` of each axis.
 
     Attributes:
-        data: (slice, coil, ky, kx) complex64.
-        mask: (ky, kx) or (slice, ky, kx), True where a sample was measured.
+        data: (slice, coil, ky, kx) complex64, or (slab, coil, kz, ky, kx) of a 3D scan.
+        mask: ([kz,] ky, kx) or (slice, [kz,] ky, kx), True where a sample was measured.
         metadata: what the file says (``recon_shape``, ``sequence``...); no patient identifier.
         voxel_mm: size of a voxel of the whole field of view along (z, y, x), where known.
         acquisition: how the samples were acquired.
+        affine: (4, 4), the image's index (x, y, z) to RAS+ mm, where the file says so.
+        recon_shape: (z, y, x) of the scanner's image, where known.
+        recon_fov_mm: (z, y, x), its field of view, where known.
+        readout_axis: of ``data``, along which one readout runs.
+        noise: (coil, sample), measured without a signal, where the file holds it.
 
     Raises:
         ShapeError: ``data`` has other axes or is not complex, or ``mask`` has another size.
@@ -39,18 +46,22 @@ class KSpace:
     metadata: Mapping[str, object] = field(default_factory=dict)
     voxel_mm: tuple[float, float, float] | None = None
     acquisition: Metadata = Metadata()
+    affine: Tensor | None = None
+    recon_shape: tuple[int, int, int] | None = None
+    recon_fov_mm: tuple[float, float, float] | None = None
+    readout_axis: int = -2
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
-        if len(shape) != 4 or not self.data.is_complex():
-            raise ShapeError(
-                f"KSpace: expected complex (slice, coil, ky, kx), got {self.data.dtype} {shape}"
-            )
+        if len(shape) not in (4, 5) or not self.data.is_complex():
+            raise ShapeError(f"KSpace: expected complex (slice, coil, [kz,] ky, kx), got "
+                             f"{self.data.dtype} {shape}")
         allowed = (shape[2:], (shape[0], *shape[2:]))
         if tuple(self.mask.shape) not in allowed or self.mask.dtype != torch.bool:
             raise ShapeError(
                 f"KSpace: mask is {self.mask.dtype} {tuple(self.mask.shape)} but k-space is "
-                f"{shape}; crop one of them, or pass a bool mask (ky, kx) = {shape[2:]}"
+                f"{shape}; crop one of them, or pass a bool mask ([kz,] ky, kx) = {shape[2:]}"
             )
 
     @property
@@ -63,22 +74,113 @@ class KSpace:
         """Points of the grid over points measured."""
         return self.mask.numel() / max(int(self.mask.sum()), 1)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) of the image of the whole field of view."""
+        n_z = prod(self.data.shape[2:-2]) * self.data.shape[0]
+        return n_z, self.data.shape[-2], self.data.shape[-1]
+
     def volume(self, image: Tensor) -> Volume:
-        """An image (slice, y, x) reconstructed on this grid, or on its central part, as a volume.
+        """An image (z, y, x) reconstructed on this grid, or on its central part, as a volume.
 
-        Raw data say how large a voxel is, seldom where it was. The grid is centred on the origin
-        and taken as axial slices, rows towards the back and columns to the patient's left;
-        ``metadata["position"]`` says so. Without ``voxel_mm``, voxels of 1 mm are assumed.
+        Raw data say how large a voxel is, seldom where it was: see `medinv.data.geometry.placed`.
         """
-        z, y, x = self.voxel_mm or (1.0, 1.0, 1.0)
-        nz, ny, nx = image.shape
-        affine = orientation_affine("LPS", (x, y, z), (nx, ny, nz))
-        size = "from the file" if self.voxel_mm else "unknown, 1 mm assumed"
-        position = {"position": "assumed: axial, centred", "voxel_size": size}
-        return Volume(image, affine, {**self.metadata, **position}, self.acquisition)
+        return placed(image, self.shape, self.voxel_mm, self.affine, self.metadata,
+                      self.acquisition)
+
+    def crop(self, image: Tensor) -> Tensor:
+        """The central ``recon_shape`` of images (*batch, y, x) of the whole field of view.
+
+        This is fastMRI's centre crop; an axis that is shorter stays as it is. `volume` knows
+        where the cropped image lies.
+
+        Raises:
+            DataError: the file did not say how large the image is.
+        """
+        if self.recon_shape is None:
+            raise DataError("KSpace.crop: the file does not say how large its image is "
+                            "(recon_shape); crop by hand")
+        for axis in (-2, -1):
+            image = centre(image, axis, min(self.recon_shape[axis], image.shape[axis]))
+        return image
+
+    def crop_readout(self) -> KSpace:
+        """Remove the readout's oversampling: in image space, keep the reconstructed field of view.
+
+        Voxels keep their size and their places; the noise of a sample keeps its deviation.
+
+        Raises:
+            DataError: the fields of view are unknown, or readouts are not complete (an asymmetric
+                echo), so that no image along them exists before the reconstruction.
+        """
+        if self.recon_fov_mm is None or self.voxel_mm is None:
+            raise DataError("KSpace.crop_readout: the file does not say which part of the field "
+                            "of view is wanted (recon_fov_mm); reconstruct all of it")
+        axis = self.readout_axis
+        if not bool((self.mask.all(axis) == self.mask.any(axis)).all()):
+            raise DataError("KSpace.crop_readout: expected complete readouts, found some that are "
+                            "partly measured (asymmetric echo); reconstruct the whole field of "
+                            "view, then `crop`")
+        n = self.data.shape[axis]
+        wanted = min(n, max(1, round(self.recon_fov_mm[axis] / self.voxel_mm[axis])))
+        data = fourier.fft(centre(fourier.ifft(self.data, [axis]), axis, wanted), [axis])
+        if self.affine is None:
+            affine = None
+        else:
+            step = torch.eye(4, dtype=torch.float64)
+            step[-1 - axis, 3] = n // 2 - wanted // 2
+            affine = self.affine @ step
+        return replace(self, data=data, mask=self.mask.narrow(axis, 0, wanted), affine=affine)
+
+    def prewhitened(self) -> KSpace:
+        """Coils mixed so that their noise is white, with a deviation of 1 per real component.
+
+        Raises:
+            DataError: the file holds no noise samples, or too few of them.
+        """
+        matrix = whitening(self.noise, self.n_coils)
+        data = torch.einsum("dc,sc...->sd...", matrix.to(self.data.dtype), self.data)
+        return replace(self, data=data, noise=None, metadata={**self.metadata, "noise_std": 1.0})
 
 
-def measured_points(data: Complex[Tensor, "slice coil ky kx"]) -> Bool[Tensor, "*slice ky kx"]:
+def centre(x: Tensor, axis: int, n: int) -> Tensor:
+    """The ``n`` elements around index ``size // 2``, which moves to ``n // 2``.
+
+    >>> centre(torch.arange(6), 0, 3).tolist()
+    [2, 3, 4]
+    """
+    return x.narrow(axis, x.shape[axis] // 2 - n // 2, n)
+
+
+def whitening(noise: Tensor | None, n_coils: int) -> Tensor:
+    """The matrix (coil, coil) that makes noise white, with deviation 1 per real component.
+
+    With ``C = E n n^H / 2`` and its Cholesky factor ``L L^H = C``, it is ``L^-1``.
+
+    Args:
+        noise: (coil, sample).
+        n_coils: of the data to be whitened.
+
+    Raises:
+        DataError: no noise samples, of other coils, or fewer than twice as many as coils.
+
+    Source:
+        Pruessmann et al. 2001, Magn. Reson. Med. 46, 638, appendix A.
+    """
+    if noise is None or noise.shape[0] != n_coils or noise.shape[1] < 2 * n_coils:
+        found = "none" if noise is None else f"{noise.shape[1]} of {noise.shape[0]} coil(s)"
+        raise DataError(f"prewhitened: expected at least {2 * n_coils} noise samples of {n_coils} "
+                        f"coils, found {found}; acquire a noise scan with the data")
+    samples = noise.to(torch.complex128)
+    covariance = samples @ samples.mH / (2 * samples.shape[1])
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed):
+        raise DataError("prewhitened: the coils' noise is linearly dependent (a coil is zero or "
+                        "doubled); leave that coil out")
+    return torch.linalg.inv(factor)
+
+
+def measured_points(data: Complex[Tensor, "slice coil *grid"]) -> Bool[Tensor, "*grid_or_slices"]:
     """Where any coil holds a nonzero sample: (ky, kx) where all slices agree, else per slice."""
     mask = (data != 0).any(dim=1)
     return mask[0] if bool((mask == mask[:1]).all()) else mask
