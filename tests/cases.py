@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medinv.operators import CartesianMRI, LinearOperator, ParallelBeam, stack
+from medinv.operators import (
+    CartesianMRI,
+    FanBeam,
+    LinearOperator,
+    NonCartesianMRI,
+    ParallelBeam,
+    StackOfStars,
+    stack,
+    trajectories,
+)
+from medinv.operators.weighted import Weighted
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -56,6 +66,20 @@ def parallel(shape=(9, 8), n_cols=None, memory_gib=4.0, n_views=5):
     return make
 
 
+def fan(shape=(9, 8), n_views=7, **options):
+    angles = torch.arange(n_views) * 2 * math.pi / n_views + 0.1
+
+    def make(dtype):
+        return FanBeam(shape, angles, 0.7, 20.0, 15.0, 11, 1.1, dtype=dtype, **options)
+
+    return make
+
+
+def weighted(dtype, slices=()):
+    weights = torch.rand(*slices, 5, 13, generator=torch.Generator().manual_seed(2))
+    return Weighted(parallel()(dtype), weights.round(decimals=1))
+
+
 def complex_scaled(dtype):
     return (0.3 - 2j) * mri((3, 5, 6), (5, 6))(dtype)
 
@@ -74,6 +98,32 @@ def composed(dtype):
     return A @ A.H
 
 
+def noncartesian(maps_shape, ndim=2, weighted=False, **options):
+    """Random samples everywhere; the Fourier sums as exact as the table's tolerances ask."""
+    grid = torch.tensor(maps_shape[-ndim:])
+
+    def make(dtype):
+        rng = torch.Generator().manual_seed(3)
+        points = (torch.rand((6, 11, ndim), generator=rng, dtype=DOUBLE) - 0.5) * grid
+        weights = torch.rand((6, 11), generator=rng) if weighted else None
+        return NonCartesianMRI(random_maps(maps_shape, dtype, -ndim - 1), points, weights=weights,
+                               eps=1e-6 if dtype == SINGLE else 1e-12, **options)
+
+    return make
+
+
+def stack_of_stars(axis=0, kz=(-2, -1, 0, 1), turn=0.0):
+    """Spokes on planes of a 4 x 6 x 6 volume, or of one whose Cartesian axis is another."""
+    def make(dtype):
+        points = trajectories.stack(trajectories.radial(5, 6), 4, kz=torch.tensor(kz), turn=turn)
+        order = [[0, 1, 2], [1, 0, 2], [1, 2, 0]][axis]
+        grid = [(4, 6, 6)[i] for i in order]
+        return StackOfStars(random_maps((3, *grid), dtype, -4), points.points[..., order],
+                            eps=1e-6 if dtype == SINGLE else 1e-12)
+
+    return make
+
+
 OPERATORS = [
     OperatorCase("mri-odd", mri((3, 7, 9), (7, 9))),
     OperatorCase("mri-columns", mri((3, 6, 9), (9,))),
@@ -87,10 +137,29 @@ OPERATORS = [
     OperatorCase("mri-3d", mri((3, 4, 5, 6), (4, 5, 1), ndim=3)),
     OperatorCase("mri-3d-any-mask", mri((3, 3, 5, 7), (3, 5, 7), ndim=3)),
     OperatorCase("mri-3d-sets", mri((2, 3, 4, 5, 3), (5, 1), ndim=3, sets=True)),
+    OperatorCase("noncartesian", noncartesian((3, 6, 8))),
+    OperatorCase("noncartesian-odd", noncartesian((3, 7, 5))),
+    OperatorCase("noncartesian-one-coil", noncartesian((1, 6, 5))),
+    OperatorCase("noncartesian-slices", noncartesian((2, 3, 6, 5))),
+    OperatorCase("noncartesian-weighted", noncartesian((3, 6, 5), weighted=True)),
+    OperatorCase("noncartesian-shifted", noncartesian((3, 6, 5), shift=(0.3, -0.2))),
+    OperatorCase("noncartesian-forward-and-back", noncartesian((3, 6, 5), toeplitz=False)),
+    OperatorCase("noncartesian-3d", noncartesian((3, 4, 5, 6), ndim=3)),
+    OperatorCase("stars", stack_of_stars()),
+    OperatorCase("stars-some-planes-repeated", stack_of_stars(kz=(0, -2, 0))),
+    OperatorCase("stars-turned", stack_of_stars(turn=0.7)),
+    OperatorCase("stars-along-y", stack_of_stars(axis=1, turn=0.7)),
+    OperatorCase("stars-along-x", stack_of_stars(axis=2)),
     OperatorCase("parallel-matrix", parallel()),
     OperatorCase("parallel-truncated", parallel(n_cols=5)),
     OperatorCase("parallel-one-view", parallel(n_views=1)),
-    OperatorCase("parallel-slice-by-slice", parallel(memory_gib=0.0), (SINGLE,)),
+    OperatorCase("parallel-block-by-block", parallel(memory_gib=0.0)),
+    OperatorCase("fan-flat", fan(col_offset_mm=0.4, axis_offset_mm=-0.3)),
+    OperatorCase("fan-curved", fan(curved=True, col_offset_mm=0.4, axis_offset_mm=-0.3)),
+    OperatorCase("fan-one-view", fan(shape=(7, 12), n_views=1)),
+    OperatorCase("fan-block-by-block", fan(memory_gib=0.0)),
+    OperatorCase("weighted", weighted),
+    OperatorCase("weighted-slices", lambda dtype: weighted(dtype, slices=(2,))),
     OperatorCase("adjoint", lambda dtype: mri((3, 5, 6), (5, 6))(dtype).H),
     OperatorCase("composed", composed),
     OperatorCase("scaled", complex_scaled),
