@@ -1,4 +1,9 @@
-"""Coil maps from calibration data."""
+"""Coil maps from calibration data: ESPIRiT, and cheaper or joint estimates.
+
+All take k-space that is fully sampled around its centre and return maps with ``sum_c |S_c|^2 = 1``
+inside the support. Maps are known up to one phase per voxel, which no data can tell: it belongs
+to the image. `espirit` makes the first coil real; `align_phase` chooses another reference.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,17 @@ import torch
 from torch import Tensor
 
 from medinv.errors import InputError, ShapeError
+from medinv.operators import espirit as _espirit
+from medinv.operators import fourier
 
 _KERNEL_WIDTH = 6
 _USUAL_WIDTH = 24
 
 
 def espirit(kspace: Tensor, *, calibration_width: int | None = None,
-            threshold: float = 0.02, crop: float = 0.95, ndim: int = 2) -> Tensor:
-    """ESPIRiT coil maps, one set, by sigpy; each slice on its own.
+            threshold: float = 0.02, crop: float = 0.95, ndim: int = 2,
+            n_sets: int | None = None) -> Tensor:
+    """ESPIRiT coil maps; each slice on its own, a volume plane by plane in bounded memory.
 
     Args:
         kspace: ``(*slices, coil, ky, kx)``, or ``(coil, kz, ky, kx)`` with ``ndim=3``; zero where
@@ -24,14 +32,17 @@ def espirit(kspace: Tensor, *, calibration_width: int | None = None,
             largest are taken for noise.
         crop: maps are 0 where the eigenvalue is below; raise it for a tighter support.
         ndim: number of Fourier axes, 2 or 3.
+        n_sets: number of map sets for soft-SENSE (``CartesianMRI(..., sets=True)``); None for
+            one set without a set axis.
 
     Returns:
-        Maps shaped like ``kspace``: ``sum_c |S_c|^2`` is 1 inside the support and 0 outside; the
-        first coil is real.
+        Maps shaped like ``kspace``, with a set axis before the coils where ``n_sets`` is given:
+        ``sum_c |S_c|^2`` is 1 inside the support and 0 outside; the first coil is real.
 
     Raises:
         ShapeError: k-space that is not complex or lacks axes.
-        InputError: a calibration region that is too small or not fully sampled.
+        InputError: a calibration region that is empty, too small or not fully sampled, or more
+            sets than coils.
 
     Source:
         Uecker et al., "ESPIRiT", Magn. Reson. Med. 71 (2014), 990.
@@ -40,58 +51,267 @@ def espirit(kspace: Tensor, *, calibration_width: int | None = None,
         >>> kspace = torch.randn(4, 32, 32, dtype=torch.complex64)
         >>> espirit(kspace, calibration_width=12).shape
         torch.Size([4, 32, 32])
+        >>> espirit(kspace, calibration_width=12, n_sets=2).shape
+        torch.Size([2, 4, 32, 32])
     """
-    if not kspace.is_complex() or kspace.ndim < ndim + 1:
-        raise ShapeError(f"espirit: k-space is {tuple(kspace.shape)}, {kspace.dtype}; pass a "
-                         f"complex tensor (*slices, coil{', kz' * (ndim == 3)}, ky, kx).")
-    slices = kspace.reshape(-1, *kspace.shape[-ndim - 1:])
-    width = _calibration_width(slices, calibration_width)
-    maps = [_espirit(item, width, threshold, crop) for item in slices]
+    slices, width = _calibration("espirit", kspace, calibration_width, ndim, _KERNEL_WIDTH)
+    if n_sets is not None and not 0 < n_sets <= slices.shape[1]:
+        raise InputError(f"espirit: n_sets is {n_sets} but there are {slices.shape[1]} coils; "
+                         "pass a number from 1 to that.")
+    shape = tuple(kspace.shape[-ndim:])
+    results = []
+    for item in slices:
+        kernel = _espirit.calibration_kernel(_centre(item, width, ndim), _KERNEL_WIDTH, threshold)
+        maps, values = _espirit.eigenmaps(kernel, shape, n_sets or 1)
+        maps.mul_((values >= crop).unsqueeze(1))
+        results.append(_make_real(maps, maps[:, :1]))
+    sets = () if n_sets is None else (n_sets,)
+    return torch.stack(results).reshape(*kspace.shape[: -ndim - 1], *sets,
+                                        *kspace.shape[-ndim - 1:])
+
+
+def low_resolution_maps(kspace: Tensor, *, calibration_width: int | None = None,
+                        support: float = 0.05, ndim: int = 2) -> Tensor:
+    """Low-resolution coil images over their root sum of squares: the cheapest maps.
+
+    Args:
+        kspace: as for `espirit`.
+        calibration_width: as for `espirit`; the centre is tapered by a Hann window.
+        support: maps are 0 where the root sum of squares is below this part of its maximum.
+        ndim: number of Fourier axes, 2 or 3.
+
+    Returns:
+        Maps shaped like ``kspace``; the phase is that of the low-resolution coil images.
+
+    Raises:
+        ShapeError: k-space that is not complex or lacks axes.
+        InputError: a calibration region that is empty or not fully sampled.
+
+    Source:
+        McKenzie et al., "Self-calibrating parallel imaging", Magn. Reson. Med. 47 (2002), 529.
+
+    Example:
+        >>> kspace = torch.randn(4, 32, 32, dtype=torch.complex64)
+        >>> low_resolution_maps(kspace, calibration_width=12).shape
+        torch.Size([4, 32, 32])
+    """
+    slices, width = _calibration("low_resolution_maps", kspace, calibration_width, ndim, 2)
+    images = _low_resolution(slices, width, ndim)
+    return _cropped(images, images, support, ndim).reshape(kspace.shape)
+
+
+def walsh(kspace: Tensor, *, calibration_width: int | None = None, window: int = 5,
+          support: float = 0.05, ndim: int = 2) -> Tensor:
+    """Walsh's adaptive maps: main eigenvector of the coils' covariance in a window of voxels.
+
+    Args:
+        kspace: as for `espirit`.
+        calibration_width: as for `espirit`; pass the grid's width to use all of a fully sampled
+            k-space.
+        window: side of the window, odd, in voxels of the image.
+        support: maps are 0 where the root sum of squares is below this part of its maximum.
+        ndim: number of Fourier axes, 2 or 3.
+
+    Returns:
+        Maps shaped like ``kspace``; the first coil is real.
+
+    Raises:
+        ShapeError: k-space that is not complex or lacks axes.
+        InputError: a calibration region that is empty or not fully sampled, or an even window.
+
+    Source:
+        Walsh et al., "Adaptive reconstruction of phased array MR imagery", Magn. Reson. Med. 43
+        (2000), 682, with noise that is white over the coils.
+
+    Example:
+        >>> kspace = torch.randn(4, 32, 32, dtype=torch.complex64)
+        >>> walsh(kspace, calibration_width=12).shape
+        torch.Size([4, 32, 32])
+    """
+    if window < 1 or window % 2 == 0:
+        raise InputError(f"walsh: window is {window}; pass an odd number of voxels.")
+    slices, width = _calibration("walsh", kspace, calibration_width, ndim, 2)
+    images = _low_resolution(slices, width, ndim)
+    maps = torch.stack([_main_eigenvector(item, window) for item in images])
+    maps = _make_real(maps, maps[:, :1])
+    return _cropped(maps, images, support, ndim).reshape(kspace.shape)
+
+
+def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 16, calibration_width: int = 24,
+           regularisation: float = 0.0, max_iter: int = 10, ndim: int = 2) -> Tensor:
+    """Maps from JSENSE, sigpy's joint estimation of maps and image; each slice on its own.
+
+    It needs no fully sampled centre: what ``mask`` leaves of it is fitted.
+
+    Args:
+        kspace: ``(*slices, coil, ky, kx)``, or ``(coil, kz, ky, kx)`` with ``ndim=3``.
+        mask: bool, broadcasts against ``([kz,] ky, kx)``.
+        kernel_width: number of Fourier coefficients of a map along each axis.
+        calibration_width: side of the central square (cube) of k-space that is fitted.
+        regularisation: weight of the squared coefficients.
+        max_iter: number of alternations between maps and image.
+        ndim: number of Fourier axes, 2 or 3.
+
+    Returns:
+        Maps shaped like ``kspace``, with ``sum_c |S_c|^2 = 1`` everywhere.
+
+    Raises:
+        ShapeError: k-space that is not complex or lacks axes, or a mask that does not fit.
+        InputError: no sample in the central square (cube).
+
+    Source:
+        Ying and Sheng, "Joint image reconstruction and sensitivity estimation in SENSE",
+        Magn. Reson. Med. 57 (2007), 1196.
+
+    Example:
+        >>> kspace = torch.randn(2, 32, 32, dtype=torch.complex64)
+        >>> jsense(kspace, torch.ones(32, 32) > 0, max_iter=1).shape
+        torch.Size([2, 32, 32])
+    """
+    _check_kspace("jsense", kspace, ndim)
+    grid = kspace.shape[-ndim:]
+    try:
+        weights = mask.to(kspace.device, kspace.dtype.to_real()).expand(grid)
+    except RuntimeError:
+        raise ShapeError(f"jsense: mask is {tuple(mask.shape)} but k-space is "
+                         f"{tuple(kspace.shape)}; pass a mask for {tuple(grid)}.") from None
+    slices = torch.where(weights != 0, kspace, 0).reshape(-1, *kspace.shape[-ndim - 1:])
+    if any(not bool(_centre(item, min(calibration_width, *grid), ndim).any()) for item in slices):
+        raise InputError(f"jsense: no sample lies in the centre of k-space, {calibration_width} "
+                         "wide; check the mask, or whether k-space is centred.")
+    maps = [_jsense(item, weights, kernel_width, min(calibration_width, *grid), regularisation,
+                    max_iter) for item in slices]
     return torch.stack(maps).reshape(kspace.shape)
 
 
-def _calibration_width(slices: Tensor, requested: int | None) -> int:
+def align_phase(maps: Tensor, weights: Tensor, *, ndim: int = 2) -> Tensor:
+    """Choose the phase of the maps so that one combination of the coils is real.
+
+    With the first row of `coil_data.svd_compression` (the main virtual coil) no voxel of the
+    body lies where the reference vanishes, as it may with a single coil; BART's ``ecalib`` does so.
+
+    Args:
+        maps: ``(..., coil, [z,] y, x)``.
+        weights: ``(coil,)``; ``sum_c weights_c S_c`` becomes real and positive.
+        ndim: number of image axes, 2 or 3.
+
+    Returns:
+        Maps of the same shape and magnitude.
+
+    Raises:
+        ShapeError: not one weight for each coil.
+
+    Example:
+        >>> maps = torch.full((2, 4, 4), 0.7j, dtype=torch.complex64)
+        >>> align_phase(maps, torch.tensor([1.0, 0.0]))[:, 0, 0]
+        tensor([0.7000+0.j, 0.7000+0.j])
+    """
+    axis = maps.ndim - ndim - 1
+    if axis < 0 or tuple(weights.shape) != (maps.shape[axis],):
+        raise ShapeError(f"align_phase: maps are {tuple(maps.shape)} and weights "
+                         f"{tuple(weights.shape)}; pass one weight for each coil.")
+    factors = weights.to(maps.dtype).reshape(-1, *(1,) * ndim)
+    return _make_real(maps, (factors * maps).sum(axis, keepdim=True))
+
+
+def _make_real(maps: Tensor, reference: Tensor) -> Tensor:
+    """Turn the phase of ``maps`` so that ``reference`` is real and positive where it is not 0."""
+    size = reference.abs()
+    return maps * torch.where(size > 0, reference.conj() / size, 1)
+
+
+def _check_kspace(name: str, kspace: Tensor, ndim: int) -> None:
+    if not kspace.is_complex() or kspace.ndim < ndim + 1:
+        raise ShapeError(f"{name}: k-space is {tuple(kspace.shape)}, {kspace.dtype}; pass a "
+                         f"complex tensor (*slices, coil{', kz' * (ndim == 3)}, ky, kx).")
+
+
+def _calibration(name: str, kspace: Tensor, requested: int | None, ndim: int,
+                 least: int) -> tuple[Tensor, int]:
+    """k-space as ``(slice, coil, *grid)`` and the width of its calibration region."""
+    _check_kspace(name, kspace, ndim)
+    slices = kspace.reshape(-1, *kspace.shape[-ndim - 1:])
     largest = _sampled_width(slices)
+    if largest == 0:
+        raise InputError(f"{name}: the calibration region is empty: k-space is 0 at its centre; "
+                         "check that the zero frequency is at n // 2, or pass maps from another "
+                         "scan.")
     width = min(largest, _USUAL_WIDTH) if requested is None else requested
-    if not _KERNEL_WIDTH <= width <= largest:
+    if not least <= width <= largest:
         raise InputError(
-            f"espirit: calibration_width is {width}, but the fully sampled centre of k-space is "
-            f"{largest} wide and the kernel {_KERNEL_WIDTH}; pass a width between the two, or "
+            f"{name}: calibration_width is {width}, but the fully sampled centre of k-space is "
+            f"{largest} wide and the least is {least}; pass a width between the two, or "
             "maps from another scan."
         )
-    return width
+    if not bool(torch.isfinite(torch.view_as_real(_centre(slices, width, ndim))).all()):
+        raise InputError(f"{name}: k-space holds NaN or infinite samples; check the file.")
+    return slices, width
 
 
 def _sampled_width(slices: Tensor) -> int:
     """Largest ``w`` so that the central ``w`` samples along every axis are sampled."""
     sampled = (slices != 0).any(1).all(0)
     width = 0
-    while width < min(sampled.shape) and bool(_centre(sampled, width + 1).all()):
+    while width < min(sampled.shape) and bool(_centre(sampled, width + 1, sampled.ndim).all()):
         width += 1
     return width
 
 
-def _centre(x: Tensor, width: int) -> Tensor:
-    for axis, n in enumerate(x.shape):
-        x = x.narrow(axis, n // 2 - width // 2, width)
+def _centre(x: Tensor, width: int, ndim: int) -> Tensor:
+    for axis in range(-ndim, 0):
+        x = x.narrow(axis, x.shape[axis] // 2 - width // 2, width)
     return x
 
 
-def _espirit(kspace: Tensor, width: int, threshold: float, crop: float) -> Tensor:
-    import numpy as np
-    from sigpy.mri.app import EspiritCalib
+def _low_resolution(slices: Tensor, width: int, ndim: int) -> Tensor:
+    """Coil images of the calibration region, ``(slice, coil, *grid)``."""
+    axes = range(-ndim, 0)
+    tapered = torch.zeros_like(slices)
+    centre = _centre(slices, width, ndim)
+    for axis in axes:
+        ramp = torch.arange(width, device=slices.device) - width // 2
+        hann = torch.cos(torch.pi * ramp / (width + 1)).square()
+        centre = centre * hann.reshape(-1, *(1,) * (-axis - 1))
+    _centre(tapered, width, ndim).copy_(centre)
+    return fourier.ifft(tapered, axes)
 
-    device: object = -1
-    data = kspace.resolve_conj()
+
+def _cropped(maps: Tensor, images: Tensor, support: float, ndim: int) -> Tensor:
+    """Unit length over the coils where the images are bright, 0 elsewhere."""
+    brightness = torch.linalg.vector_norm(images, dim=1, keepdim=True)
+    inside = brightness > support * brightness.amax(tuple(range(-ndim, 0)), keepdim=True)
+    length = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    return torch.where(inside & (length > 0), maps / length, 0)
+
+
+def _main_eigenvector(images: Tensor, window: int) -> Tensor:
+    """Main eigenvector of ``sum x x^H`` over a window around each voxel, ``(coil, *grid)``."""
+    covariance = images.unsqueeze(1) * images.conj()
+    for axis in range(2, covariance.ndim):
+        covariance = _moving_sum(covariance, axis, window)
+    vectors = torch.linalg.eigh(covariance.movedim((0, 1), (-2, -1))).eigenvectors
+    return vectors[..., -1].movedim(-1, 0)
+
+
+def _moving_sum(x: Tensor, axis: int, window: int) -> Tensor:
+    """Sum over ``window`` neighbours along ``axis``, with zeros beyond the border."""
+    margin = x.narrow(axis, 0, 1).expand(*x.shape[:axis], window // 2, *x.shape[axis + 1:]) * 0
+    return torch.cat([margin, x, margin], axis).unfold(axis, window, 1).sum(-1)
+
+
+def _jsense(kspace: Tensor, weights: Tensor, kernel_width: int, calibration_width: int,
+            regularisation: float, max_iter: int) -> Tensor:
+    from sigpy.mri.app import JsenseRecon
+
+    arrays: list[object] = [kspace.resolve_conj().contiguous(), weights.contiguous()]
+    device: int | None = -1
     if kspace.is_cuda:
         import cupy
 
-        device, array = kspace.device.index, cupy.from_dlpack(data.contiguous())
+        device, arrays = kspace.device.index, [cupy.from_dlpack(a) for a in arrays]
     else:
-        array = data.numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        maps = EspiritCalib(array, calib_width=width, thresh=threshold, crop=crop, device=device,
-                            kernel_width=_KERNEL_WIDTH, show_pbar=False).run()
-    result = torch.as_tensor(maps, device=kspace.device).to(kspace.dtype).nan_to_num()
-    norm = torch.linalg.vector_norm(result, dim=0)
-    return result / torch.where(norm > 0, norm, 1)
+        arrays = [torch.Tensor.numpy(a) for a in arrays]  # type: ignore[arg-type]
+    maps = JsenseRecon(arrays[0], weights=arrays[1], mps_ker_width=kernel_width,
+                       ksp_calib_width=calibration_width, lamda=regularisation,
+                       max_iter=max_iter, device=device, show_pbar=False).run()
+    return torch.as_tensor(maps, device=kspace.device).to(kspace.dtype)
