@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from medinv.operators import (
+    Blur,
     CartesianMRI,
     FanBeam,
-    LinearOperator,
+    Identity,
+    Inpainting,
+    Magnitude,
     NonCartesianMRI,
+    Operator,
     ParallelBeam,
+    Patches,
+    SliceDownsampling,
     StackOfStars,
+    TransmissionCounts,
     stack,
     trajectories,
 )
@@ -29,7 +36,7 @@ class OperatorCase:
     """A small operator, made in the precision of a real dtype."""
 
     name: str
-    make: Callable[[torch.dtype], LinearOperator]
+    make: Callable[[torch.dtype], Operator]
     dtypes: tuple[torch.dtype, ...] = (SINGLE, DOUBLE)
 
 
@@ -124,6 +131,30 @@ def stack_of_stars(axis=0, kz=(-2, -1, 0, 1), turn=0.0):
     return make
 
 
+def blur(psf_shape, shape, *, periodic=False, complex_image=False):
+    def make(dtype):
+        psf = torch.rand(psf_shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        return Blur(psf, shape, dtype.to_complex() if complex_image else dtype, periodic=periodic)
+
+    return make
+
+
+def complex_blur(dtype):
+    return Blur(random_maps((2, 3), dtype, -1), (5, 6))
+
+
+def slices(dtype):
+    return SliceDownsampling((6, 3, 4), 2, torch.tensor([0.5, 1, 1, 0.2, 0.1]), dtype)
+
+
+def mean_slices(dtype):
+    return SliceDownsampling((6, 3, 5), 3, dtype=dtype.to_complex())
+
+
+def transmission(dtype):
+    return TransmissionCounts(0.1 * parallel()(dtype), 50, 2)
+
+
 OPERATORS = [
     OperatorCase("mri-odd", mri((3, 7, 9), (7, 9))),
     OperatorCase("mri-columns", mri((3, 6, 9), (9,))),
@@ -166,4 +197,23 @@ OPERATORS = [
     OperatorCase("summed", summed),
     OperatorCase("stacked", stacked),
     OperatorCase("normalized", lambda dtype: mri((3, 5, 6), (5, 6))(dtype).normalized()),
+    OperatorCase("identity", lambda dtype: Identity((5, 6), dtype)),
+    OperatorCase("inpainting", lambda dtype: Inpainting(random_mask(3, 5, 6), dtype.to_complex())),
+    OperatorCase("blur", blur((3, 4), (7, 6))),
+    OperatorCase("blur-periodic", blur((3, 4), (7, 6), periodic=True)),
+    OperatorCase("blur-complex", complex_blur),
+    OperatorCase("blur-3d", blur((3, 2, 3), (4, 5, 3))),
+    OperatorCase("blur-3d-periodic", blur((3, 2, 3), (4, 5, 3), periodic=True,
+                                          complex_image=True)),
+    OperatorCase("slices", slices),
+    OperatorCase("slices-mean", mean_slices),
+    OperatorCase("patches", lambda dtype: Patches((5, 7), (3, 4), (2, 2), dtype.to_complex())),
+    OperatorCase("patches-3d", lambda dtype: Patches((3, 4, 5), (2, 4, 2), (1, 3, 2), dtype)),
+]
+
+NONLINEAR = [
+    OperatorCase("magnitude", lambda dtype: Magnitude(mri((3, 5, 6), (1, 1))(dtype))),
+    OperatorCase("magnitude-smooth", lambda dtype: Magnitude(mri((3, 5, 6), (5, 6))(dtype), 0.1)),
+    OperatorCase("magnitude-real", lambda dtype: Magnitude(parallel()(dtype), 0.3)),
+    OperatorCase("transmission", transmission),
 ]

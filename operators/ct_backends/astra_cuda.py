@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from medinv.errors import DependencyError, ShapeError
-from medinv.operators.ct import ParallelGeometry
+from medinv.operators.ct_geometry import CTGeometry
 
 
 class CudaProjector:
     """Projects stacks of slices on the current CUDA device."""
 
-    def __init__(self, geometry: ParallelGeometry) -> None:
+    def __init__(self, geometry: CTGeometry) -> None:
         import astra
 
         if not astra.use_cuda():
@@ -30,18 +30,18 @@ class CudaProjector:
         import astra.experimental
 
         g = self.geometry
-        sinograms = images.new_empty(len(images), len(g.angles), g.n_cols)
+        sinograms = images.new_empty(len(images), g.n_views, g.n_cols)
         self._run(astra.experimental.direct_FP3D, images, sinograms)
-        return sinograms.mul_(g.pixel_mm)
+        return sinograms.mul_(g.voxel_mm[2])
 
     def backproject(self, sinograms: Tensor) -> Tensor:
         """``(n, view, col)`` to ``(n, y, x)``."""
         import astra.experimental
 
         g = self.geometry
-        images = sinograms.new_empty(len(sinograms), *g.shape)
+        images = sinograms.new_empty(len(sinograms), *g.shape[1:])
         self._run(astra.experimental.direct_BP3D, images, sinograms)
-        return images.mul_(g.pixel_mm)
+        return images.mul_(g.voxel_mm[2])
 
     def _run(self, kernel: object, images: Tensor, sinograms: Tensor) -> None:
         """Call an ASTRA kernel; it reads one tensor and fills the other."""
@@ -61,7 +61,9 @@ class CudaProjector:
         import astra
 
         g = self.geometry
-        volume = astra.create_vol_geom(*g.shape, n_slices)
-        detector = astra.create_proj_geom("parallel3d", g.col_mm / g.pixel_mm, 1.0, n_slices,
-                                          g.n_cols, list(g.angles))
+        volume = astra.create_vol_geom(*g.shape[1:], n_slices)
+        pixels = 1 / g.voxel_mm[2]
+        views = torch.cat([g.sources, pixels * g.detectors, pixels * g.col_axes,
+                           pixels * g.row_axes], 1)
+        detector = astra.create_proj_geom("parallel3d_vec", n_slices, g.n_cols, views.numpy())
         return int(astra.create_projector("cuda3d", detector, volume))
