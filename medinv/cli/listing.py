@@ -118,7 +118,7 @@ def list_data() -> None:
 
     for name in manifest_names():
         manifest = load_manifest(name)
-        typer.echo(f"{name:26} {manifest.modality:3} {manifest.licence:14} {manifest.title}")
+        typer.echo(f"{name:26} {manifest.modality:3} {manifest.access.kind:7} {manifest.title}")
 
 
 @data.command("show")
@@ -127,7 +127,7 @@ def show_data(name: Annotated[str, typer.Argument(help="A data set's name.")]) -
     """Print what is known of a data set, as JSON."""
     from medinv.data import load_manifest
 
-    print_json(load_manifest(name).model_dump(mode="json"))
+    print_json(load_manifest(name).model_dump(mode="json", exclude_defaults=True))
 
 
 @data.command("fetch")
@@ -137,12 +137,44 @@ def fetch_data(
     root: Annotated[
         Path | None, typer.Option("--root", help="A folder that already holds the files.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ROLE", help="Fetch this file alone; "
+                                       "may be repeated. `medinv data show` lists the roles.")
+    ] = None,
 ) -> None:
-    """Download a data set, or verify that it is here; prints where its files are."""
+    """Download a data set, or verify that it is here; prints where its files are.
+
+    A download that was cut off continues when the command is run again.
+    """
     from medinv.data import load_manifest
 
-    for role, path in load_manifest(name).fetch(root, progress=True).items():
+    for role, path in load_manifest(name).fetch(root, only=only, progress=True).items():
         typer.echo(f"{role:>10}  {path}")
+
+
+@data.command("check")
+@guarded
+def check_data(
+    name: Annotated[str, typer.Argument(help="A data set's name.")],
+    root: Annotated[Path, typer.Option("--root", help="The folder that holds the set.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Compute checksums, too; sizes and headers alone "
+                           "otherwise.")
+    ] = False,
+) -> None:
+    """Say which files of a copy are missing, truncated, damaged or of the wrong shape.
+
+    Exits with 1 if any is.
+    """
+    from medinv.data import load_manifest
+    from medinv.data.check import check
+
+    findings = check(load_manifest(name), root, full=full)
+    for finding in findings:
+        typer.echo(f"{finding.problem:>15}  {finding.path}: {finding.detail}")
+    if findings:
+        raise typer.Exit(1)
+    typer.echo(f"{name}: nothing is missing or wrong" + ("" if full else " by size and header"))
 
 
 def _cell(value: object) -> str:

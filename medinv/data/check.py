@@ -13,7 +13,8 @@ from medinv.data.manifests import ArraySpec, Collection, DataFile, Manifest, Sub
 from medinv.data.subjects import subject_files
 from medinv.errors import DataError
 
-Problem = Literal["missing", "truncated", "damaged", "unreadable", "wrong shape", "shared subject"]
+Problem = Literal["missing", "truncated", "damaged", "unreadable", "wrong shape",
+                  "shared subject", "unknown subject"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,12 @@ def _shared_subjects(manifest: Manifest, root: Path) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for name in names:
         shared: dict[str, int] = {}
-        for subject in subject_files(manifest, name, root):
+        try:
+            subjects = subject_files(manifest, name, root)
+        except DataError as error:
+            yield Finding(f"splits.{name}", "unknown subject", str(error))
+            continue
+        for subject in subjects:
             other = seen.setdefault(subject, name)
             if other != name:
                 shared[other] = shared.get(other, 0) + 1

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -34,8 +34,10 @@ OnBytes = Callable[[int, int | None], None]
 class _SameScheme(HTTPRedirectHandler):
     """Follow redirects, but never from https to an address that anyone on the way can change."""
 
-    def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str,
-                         headers: HTTPMessage, newurl: str) -> Request | None:
+    def redirect_request(  # noqa: D102  (documented by the class it overrides)
+        self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage,  # noqa: ANN401
+        newurl: str,
+    ) -> Request | None:
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -19,7 +19,7 @@ def array_shapes(path: str | Path) -> Shapes | None:
     """Shapes by name (``""`` for a file that holds one array); None for an unknown suffix.
 
     Args:
-        path: ``.h5``, ``.hdf5``, ``.npy``, ``.npz``, ``.mat`` (before 7.3), ``.nii``,
+        path: ``.h5``, ``.hdf5``, ``.npy``, ``.npz``, ``.mat``, ``.nii``,
             ``.nii.gz`` or ``.dcm`` (frames, rows, columns).
 
     Raises:
@@ -83,8 +83,11 @@ def _npz(path: Path) -> Shapes:
 
 
 def _mat(path: Path) -> Shapes:
+    import h5py
     from scipy.io import whosmat
 
+    if h5py.is_hdf5(path):  # MATLAB 7.3
+        return _hdf5(path)
     return {name: tuple(shape) for name, shape, _ in whosmat(str(path))}
 
 

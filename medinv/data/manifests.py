@@ -8,6 +8,7 @@ of a set (a size, a checksum) is absent from its manifest, never guessed.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -255,7 +256,8 @@ class Manifest(_Strict):
         return split
 
     def fetch(
-        self, root: str | Path | None = None, *, progress: bool = False
+        self, root: str | Path | None = None, *, only: Sequence[str] | None = None,
+        progress: bool = False,
     ) -> dict[str, Path]:
         """Local, verified paths of the files by role; downloads what is missing.
 
@@ -266,15 +268,25 @@ class Manifest(_Strict):
 
         Args:
             root: a folder that already holds the files.
+            only: roles of the files and collections that are wanted; all of them if not given.
             progress: show the progress on the terminal while downloading.
 
         Raises:
             DownloadError: a file is nowhere and could not be fetched; says what a person can do.
-            DataError: a local file is not the one that the manifest describes.
+            DataError: no such role, or a local file is not the one that the manifest describes.
         """
         from medinv.data.fetch import fetch
 
-        return fetch(self, root, progress=progress)
+        return fetch(self if only is None else self._part(only), root, progress=progress)
+
+    def _part(self, roles: Sequence[str]) -> Manifest:
+        known = [*self.files, *self.collections]
+        if unknown := set(roles) - set(known):
+            raise DataError(f"{self.name}: no role {', '.join(sorted(unknown))}; it has "
+                            f"{', '.join(known)}")
+        files = {role: file for role, file in self.files.items() if role in roles}
+        sets = {role: files for role, files in self.collections.items() if role in roles}
+        return self.model_copy(update={"files": files, "collections": sets})
 
 
 def _overlap(a: Split | SubjectSplit, b: Split | SubjectSplit) -> bool:

@@ -37,7 +37,8 @@ def subject_files(manifest: Manifest, split: str, root: str | Path) -> dict[str,
                         f"{', '.join(known) or 'none'}")
     low, high = part.share
     groups: dict[str, list[Path]] = {}
-    for path in sorted({path for pattern in part.files for path in Path(root).glob(pattern)}):
+    found = {path for pattern in part.files for path in Path(root).glob(pattern)}
+    for path in sorted(filter(Path.is_file, found)):
         subject = _subject(manifest, path.relative_to(root).as_posix())
         if low <= place(subject) < high:
             groups.setdefault(subject, []).append(path)
