@@ -187,8 +187,8 @@ def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 16, calibration_
 def align_phase(maps: Tensor, weights: Tensor, *, ndim: int = 2) -> Tensor:
     """Choose the phase of the maps so that one combination of the coils is real.
 
-    With the first row of `coil_data.svd_compression` (the main virtual coil) no voxel of the
-    body lies where the reference vanishes, as it may with a single coil; BART's ``ecalib`` does so.
+    The first row of `coil_data.svd_compression`, the main virtual coil, is a better reference than
+    one coil, which may see nothing of a part of the body; BART's ``ecalib`` takes it.
 
     Args:
         maps: ``(..., coil, [z,] y, x)``.

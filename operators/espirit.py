@@ -4,7 +4,7 @@ Every window of ``k x k`` neighbouring samples over all coils lies in a small su
 projector ``P``. Averaging ``P`` over the windows that hold a sample gives a convolution between
 coils, ``C_cc'(d) = k^-n sum_{j - j' = d} P[cj, c'j']``; in the image it is a Hermitian matrix
 between coils at every voxel, ``G(q) = sum_d C(d) exp(2 pi i d q)``, whose eigenvectors of
-eigenvalue 1 are the coil maps. ``G`` is never kept: its Fourier sum is taken slab by slab, exactly.
+eigenvalue 1 are the coil maps. ``G`` is not kept: its Fourier sum is taken slab by slab, exactly.
 
 Source: Uecker et al., "ESPIRiT", Magn. Reson. Med. 71 (2014), 990.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 _SLAB_BYTES = 2**25
 
 
-def calibration_kernel(calibration: Complex[Tensor, "coil *width"], kernel_width: int,
+def calibration_kernel(calibration: Complex[Tensor, " coil *width"], kernel_width: int,
                        threshold: float) -> Complex[Tensor, "coil coil *lags"]:
     """``C``, from a fully sampled centre of k-space.
 
@@ -68,7 +68,8 @@ def _window_covariance(calibration: Tensor, kernel_width: int) -> Tensor:
 
 
 def eigenmaps(kernel: Complex[Tensor, "coil coil *lags"], shape: tuple[int, ...],
-              n_sets: int) -> tuple[Complex[Tensor, "set coil *grid"], Float[Tensor, "set *grid"]]:
+              n_sets: int) -> tuple[
+                  Complex[Tensor, "set coil *grid"], Float[Tensor, " set *grid"]]:
     """Eigenvectors of ``G`` with the largest eigenvalues, at every voxel.
 
     A volume goes plane by plane and a plane by slabs of rows, so that besides the result no

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from medinv.errors import ShapeError
@@ -30,6 +29,7 @@ class CentreCrop(LinearOperator):
         ShapeError: a size that is larger than the axis or not positive, or too many sizes.
 
     Example:
+        >>> import torch
         >>> crop = CentreCrop(Space((5,), torch.float32), (2,))
         >>> crop(torch.arange(5.0)), crop.adjoint(torch.ones(2))
         (tensor([1., 2.]), tensor([0., 1., 1., 0., 0.]))
@@ -72,6 +72,7 @@ def interpolate(image: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ShapeError: a size that is smaller than the axis.
 
     Example:
+        >>> import torch
         >>> interpolate(torch.tensor([1.0, 1.0, 1.0]), (6,)).real.round(decimals=4).tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
@@ -92,12 +93,13 @@ def remove_oversampling(kspace: Tensor, n: int, axis: int = -1) -> Tensor:
         axis: the readout, counted from the end.
 
     Returns:
-        k-space with ``n`` samples along ``axis``; the standard deviation of its noise is unchanged.
+        k-space with ``n`` samples along ``axis``; the noise keeps its standard deviation.
 
     Raises:
         ShapeError: ``n`` larger than the axis or not positive.
 
     Example:
+        >>> import torch
         >>> remove_oversampling(torch.ones(4, 8, 12, dtype=torch.complex64), 6).shape
         torch.Size([4, 8, 6])
     """

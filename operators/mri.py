@@ -158,7 +158,7 @@ class CartesianMRI(LinearOperator):
         return frame if frame.shape[0] == 1 else frame[items]
 
     def _blocks(self, x: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
-        """Index of batch and frame, slices, coils and their maps ``(item, set, coil, *grid)``, block-wise."""
+        """Indices of a block and its maps ``(item, set, coil, *grid)``."""
         grid = self.domain.shape[-self.ndim:]
         n_sets = self.domain.shape[-self.ndim - 1] if self.sets else 1
         maps = self.maps.reshape(-1, n_sets, self.n_coils, *grid)
@@ -220,7 +220,7 @@ def _check_mask(mask: Tensor, maps: Tensor, ndim: int, time_ndim: int) -> None:
 
 def _fit_mask(mask: Tensor, maps: Tensor, time: tuple[int, ...], slices: tuple[int, ...],
               grid: tuple[int, ...]) -> Tensor:
-    """``mask`` as bool, ``(*time, *grid)`` or, where it has slices, ``(*time, *slices, *grid)``."""
+    """``mask`` as bool, ``(*time, *grid)`` or, if it has slices, ``(*time, *slices, *grid)``."""
     has_slices = mask.ndim > len(time) + len(grid)
     shape = (*time, *slices, *grid) if has_slices else (*time, *grid)
     axes = ("time",) * len(time) + ("slices",) * (len(slices) if has_slices else 0)

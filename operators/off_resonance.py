@@ -128,8 +128,8 @@ def _check(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
                          "number, 0 Hz where there is no signal.")
 
 
-def _segments(low: float, high: float, times: Float[Tensor, "time"], tolerance: float) -> tuple[
-        Float[Tensor, "segment"], Complex[Tensor, "segment time"], float]:
+def _segments(low: float, high: float, times: Float[Tensor, " time"], tolerance: float) -> tuple[
+        Float[Tensor, " segment"], Complex[Tensor, "segment time"], float]:
     """Segment times, their weights at ``times`` and the largest error of the phasor."""
     span = float(times[-1] - times[0])
     n_fitted = 64 + 8 * math.ceil((high - low) * span * 1e-3)  # frequencies, 8 for each turn

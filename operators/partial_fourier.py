@@ -3,13 +3,13 @@
 An image ``x = m exp(i phi)`` with real ``m`` has half as many unknowns, so a little more than half
 of k-space determines it. The smooth phase comes from the part that was sampled symmetrically, and
 ``A @ KnownPhase(phi)`` is an operator on real images that any solver takes. Without noise its
-solution is what homodyne detection and POCS look for, and it combines with coils and undersampling:
+solution is what homodyne detection and POCS look for; coils and undersampling are included:
 
     phase = low_resolution_phase(A.adjoint(y), (32, 32))
     m = (A @ KnownPhase(phase)).solve(y, damping=1e-3)
 
-Source: Noll, Nishimura and Macovski, "Homodyne detection", IEEE Trans. Med. Imaging 10 (1991), 154;
-POCS: Haacke, Lindskogj and Lin, J. Magn. Reson. 92 (1991), 126.
+Source: Noll, Nishimura and Macovski, "Homodyne detection", IEEE Trans. Med. Imaging 10 (1991),
+154; POCS: Haacke, Lindskogj and Lin, J. Magn. Reson. 92 (1991), 126.
 """
 
 from __future__ import annotations
