@@ -7,9 +7,13 @@ import pickle
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from medinv.operators import linalg
 from tests.cases import DOUBLE, OPERATORS, SINGLE
+
+# Torch's own forward mode compiles a few decompositions at its first use, which it deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 # Rounding of a few hundred terms: about 50 units in the last place.
 TOLERANCE = {SINGLE: 1e-5, DOUBLE: 1e-10}
@@ -86,6 +90,48 @@ def test_gradient_of_normal_is_normal(operator, tolerance, rng):
     z = noise(operator.domain, (), rng)
     torch.autograd.backward(operator.normal(x), z)
     close(x.grad, operator.normal(z), tolerance)
+
+
+def test_forward_mode_is_forward(operator, tolerance, rng):
+    x, v = noise(operator.domain, (2,), rng), noise(operator.domain, (2,), rng)
+    y = noise(operator.codomain, (2,), rng)
+    primal, tangent = torch.func.jvp(operator, (x,), (v,))
+    close(primal, operator(x), tolerance)
+    close(tangent, operator(v), tolerance)
+    with forward_ad.dual_level():
+        dual = operator.adjoint(forward_ad.make_dual(y, operator(v)))
+        close(forward_ad.unpack_dual(dual).tangent, operator.adjoint(operator(v)), tolerance)
+
+
+def test_double_backward(operator, tolerance, rng):
+    x = noise(operator.domain, (2,), rng).requires_grad_()
+    y = noise(operator.codomain, (2,), rng).requires_grad_()
+    (gradient,) = torch.autograd.grad(operator(x), x, y, create_graph=True)
+    z = noise(operator.domain, (2,), rng)
+    (second,) = torch.autograd.grad(gradient, y, z)
+    close(second, operator(z), tolerance)
+
+
+def test_gradient_of_a_misfit(operator, tolerance, rng):
+    x, v = noise(operator.domain, (2,), rng), noise(operator.domain, (2,), rng)
+    y = noise(operator.codomain, (2,), rng)
+
+    def misfit(x, y):
+        return (operator(x) - y).abs().square().sum() / 2
+
+    gradient = torch.func.grad(misfit)
+    close(gradient(x, y), operator.adjoint(operator(x) - y), 2 * tolerance)
+    close(torch.func.vmap(gradient)(x, y), gradient(x, y), 2 * tolerance)
+    _, curvature = torch.func.jvp(lambda x: gradient(x, y), (x,), (v,))
+    close(curvature, operator.normal(v), 2 * tolerance)
+
+
+def test_vmap_is_a_batch(operator, tolerance, rng):
+    x, y = noise(operator.domain, (3, 2), rng), noise(operator.codomain, (3, 2), rng)
+    close(torch.func.vmap(operator)(x), operator(x), tolerance)
+    close(torch.func.vmap(operator.adjoint, in_dims=1, out_dims=1)(y), operator.adjoint(y),
+          tolerance)
+    close(torch.func.vmap(torch.func.vmap(operator.normal))(x), operator.normal(x), tolerance)
 
 
 def test_items_do_not_influence_each_other(operator, tolerance, rng):
