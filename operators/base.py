@@ -235,7 +235,8 @@ class LinearOperator(Operator):
         Args:
             y: ``(*batch, *codomain.shape)``.
             damping: weight of ``||x||^2``, at least 0.
-            x0: start, ``(*batch, *domain.shape)``; zero if None.
+            x0: start, ``(*batch, *domain.shape)``; zero if None. `torch.func.vmap` may map over
+                ``y``, not over ``x0``.
             max_iter: largest number of steps.
             tol: relative residual of the normal equations at which an item stops.
 
@@ -243,6 +244,7 @@ class LinearOperator(Operator):
             ``x``, ``(*batch, *domain.shape)``; its gradient in ``y`` solves the same equations.
         """
         def inverse(b: Tensor, start: Tensor | None = None) -> Tensor:
+            start = None if start is None else start.expand(b.shape)
             return linalg.cg(lambda v: self._normal(v) + damping * v, b, start, max_iter=max_iter,
                              tol=tol, batch_ndim=self.domain.batch_ndim(b))
 

@@ -223,32 +223,19 @@ class SliceDownsampling(LinearOperator):
         super().__init__(thin, thick)
         self.factor = factor
         self.register_buffer("profile", profile.to(dtype.to_real()))
+        self._taps = _taps(self.profile.tolist(), factor, thin.shape[0])
 
     def _forward(self, x: Tensor) -> Tensor:
         y = x.new_zeros(*x.shape[:-3], *self.codomain.shape)
-        for weight, thick, thin in self._taps():
+        for weight, thick, thin in self._taps:
             y[..., thick, :, :] += weight * x[..., thin, :, :]
         return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
         x = y.new_zeros(*y.shape[:-3], *self.domain.shape)
-        for weight, thick, thin in self._taps():
+        for weight, thick, thin in self._taps:
             x[..., thin, :, :] += weight * y[..., thick, :, :]
         return x
-
-    def _taps(self) -> list[tuple[float, slice, slice]]:
-        """For each weight of the profile: the thick slices that take part, and their thin ones."""
-        n_thin, n_thick = self.domain.shape[0], self.codomain.shape[0]
-        taps = []
-        for j, weight in enumerate(self.profile.tolist()):
-            offset = j - (len(self.profile) - self.factor) // 2
-            first = max(0, math.ceil(-offset / self.factor))
-            last = min(n_thick, math.ceil((n_thin - offset) / self.factor))
-            if first < last:
-                thin = slice(first * self.factor + offset, (last - 1) * self.factor + offset + 1,
-                             self.factor)
-                taps.append((weight, slice(first, last), thin))
-        return taps
 
 
 class Patches(LinearOperator):
@@ -348,6 +335,19 @@ def _check_slices(shape: tuple[int, ...], factor: int, profile: Tensor) -> None:
                          f"pass real weights, at least factor = {factor} of them (zeros may pad).")
     if not bool(profile.isfinite().all()):
         raise ShapeError("SliceDownsampling: profile has NaN or infinite values; replace them.")
+
+
+def _taps(profile: list[float], factor: int, n_thin: int) -> list[tuple[float, slice, slice]]:
+    """For each weight of the profile: the thick slices that take part, and their thin ones."""
+    taps = []
+    for j, weight in enumerate(profile):
+        offset = j - (len(profile) - factor) // 2
+        first = max(0, math.ceil(-offset / factor))
+        last = min(n_thin // factor, math.ceil((n_thin - offset) / factor))
+        if first < last:
+            thin = slice(first * factor + offset, (last - 1) * factor + offset + 1, factor)
+            taps.append((weight, slice(first, last), thin))
+    return taps
 
 
 def _check_patches(shape: tuple[int, ...], patch: Sequence[int], stride: Sequence[int]) -> None:
