@@ -1,17 +1,15 @@
-"""Filtered backprojection for parallel beams.
+"""Filtered backprojection for parallel and fan beams.
 
-``x(r) = int_0^pi (p_theta * h)(s = r . theta) dtheta`` with the ramp ``h``. The ramp is the
-band-limited one sampled in the spatial domain (Ramachandran and Lakshminarayanan, PNAS 68 (1971),
-2236; Kak and Slaney, "Principles of computerized tomographic imaging" (1988), equation 3.61): a
-ramp sampled in frequency loses its DC part to aliasing and shifts all values. Each view counts
-with the angle it stands for. Backprojection is the operator's adjoint; for a projector that
-conserves mass its columns sum to ``pixel_mm^2 / col_mm`` per view, which fixes the scale.
+``x(r) = int_0^pi (p_theta * h)(s = r . theta) dtheta`` with the ramp ``h`` (see
+`medinv.solvers.ramp`). Each view counts with the angle it stands for. For parallel beams,
+backprojection is the operator's adjoint; for a projector that conserves mass its columns sum to
+``pixel_mm^2 / col_mm`` per view, which fixes the scale. Fan beams need a weight at each depth and
+have a backprojection of their own (`medinv.solvers.fan_fbp`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,15 +18,10 @@ from torch import Tensor
 
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
-from medinv.operators.ct import ParallelBeam
+from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.solvers.base import OnStep, check_measurement, require
-
-_WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {  # of the frequency, 1 at Nyquist
-    "ram-lak": torch.ones_like,
-    "shepp-logan": lambda f: torch.sinc(f / 2),
-    "hann": lambda f: torch.cos(math.pi / 2 * f) ** 2,
-}
-_ROWS = 4096  # detector rows filtered at a time, which bounds the memory of the padded FFT
+from medinv.solvers.fan_fbp import fan_fbp
+from medinv.solvers.ramp import WINDOWS, filter_columns, ramp
 
 
 def _view_angles(angles: Tensor) -> Tensor:
@@ -54,35 +47,18 @@ def _view_angles(angles: Tensor) -> Tensor:
     return weights
 
 
-def _ramp(n_cols: int, col_mm: float, window: str) -> Tensor:
-    """Frequency response of the windowed ramp, padded to twice the detector: ``(n_freq,)``, 1/mm.
-
-    It includes the ``col_mm`` of the convolution integral.
-    """
-    n = 2 ** math.ceil(math.log2(2 * n_cols))
-    position = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
-    odd = position.remainder(2) == 1
-    kernel = torch.where(odd, -1 / (math.pi * position) ** 2, 0.0)
-    kernel[0] = 1 / 4
-    response: Tensor = torch.fft.rfft(kernel).real / col_mm
-    return response * _WINDOWS[window](torch.linspace(0, 1, n // 2 + 1, dtype=torch.float64))
-
-
-def _filter(y: Tensor, response: Tensor) -> Tensor:
-    """Convolve the last axis of ``y`` with the filter of this frequency response."""
-    n = 2 * (len(response) - 1)
-    n_cols = y.shape[-1]
-    filtered = torch.empty_like(y, memory_format=torch.contiguous_format)
-    rows, outputs = y.reshape(-1, n_cols), filtered.view(-1, n_cols)
-    for start in range(0, len(rows), _ROWS):
-        spectrum = torch.fft.rfft(rows[start: start + _ROWS], n) * response
-        outputs[start: start + _ROWS] = torch.fft.irfft(spectrum, n)[:, :n_cols]
-    return filtered
+def _parallel_fbp(y: Tensor, A: ParallelBeam, window: str) -> Tensor:
+    weights = _view_angles(A.angles) * A.col_mm / A.pixel_mm**2
+    filtered = filter_columns(y, ramp(A.n_cols, A.col_mm, window).to(y))
+    return A.adjoint(filtered.mul_(weights.to(y)[:, None]))
 
 
 @dataclass(frozen=True)
 class FBP:
-    """Filtered backprojection, in 1/mm, for parallel-beam views over 180 degrees (or 360).
+    """Filtered backprojection, in 1/mm.
+
+    Parallel beams need views over 180 degrees (or 360), fan beams over 360 degrees, or over 180
+    plus the fan angle (short scan).
 
     Args:
         window: damping of the ramp towards Nyquist: ``"ram-lak"`` (none), ``"shepp-logan"`` or
@@ -96,7 +72,7 @@ class FBP:
     window: Literal["ram-lak", "shepp-logan", "hann"] = "ram-lak"
 
     def __post_init__(self) -> None:
-        require(self.window in _WINDOWS, "FBP: window", f"one of {', '.join(_WINDOWS)}",
+        require(self.window in WINDOWS, "FBP: window", f"one of {', '.join(WINDOWS)}",
                 self.window)
 
     @torch.no_grad()
@@ -105,23 +81,24 @@ class FBP:
 
         Args:
             y: line integrals, ``(*batch, view, col)``.
-            A: a `ParallelBeam`.
+            A: a `ParallelBeam` or `FanBeam`.
             on_step: called once, with the result.
 
         Returns:
             Attenuation in 1/mm, ``(*batch, y, x)``.
 
         Raises:
-            InputError: ``A`` is no parallel beam or its views leave a gap in 180 degrees; ``y``
-                has another shape or dtype than ``A`` gives, or is not finite.
+            InputError: ``A`` is another operator or its views do not suffice; ``y`` has another
+                shape or dtype than ``A`` gives, or is not finite.
         """
-        if not isinstance(A, ParallelBeam):
-            raise InputError(f"FBP: expected a ParallelBeam, got {type(A).__name__}; use CGLS, "
-                             "SIRT or TV for other operators")
+        if not isinstance(A, ParallelBeam | FanBeam):
+            raise InputError(f"FBP: expected a ParallelBeam or FanBeam, got {type(A).__name__}; "
+                             "use CGLS, SIRT or TV for other operators")
         check_measurement(y, A)
-        weights = _view_angles(A.angles) * A.col_mm / A.pixel_mm**2
-        filtered = _filter(y, _ramp(A.n_cols, A.col_mm, self.window).to(y))
-        x = A.adjoint(filtered.mul_(weights.to(y)[:, None]))
+        if isinstance(A, ParallelBeam):
+            x = _parallel_fbp(y, A, self.window)
+        else:
+            x = fan_fbp(y, A, self.window)
         if on_step is not None:
             on_step(0, x)
         return x

@@ -72,7 +72,7 @@ def test_windows_reduce_noise_in_their_order():
 
 
 def test_a_volume_is_its_slices(monkeypatch):
-    monkeypatch.setattr("medinv.solvers.fbp._ROWS", 50)  # slices of 90 views cross the blocks
+    monkeypatch.setattr("medinv.solvers.ramp._ROWS", 50)  # slices of 90 views cross the blocks
     A = beam(half_circle(90))
     y = torch.randn(2, 3, *A.codomain.shape, generator=torch.Generator().manual_seed(0))
     seen = []
@@ -89,7 +89,7 @@ def test_limited_angles_are_refused(angles):
 
 
 def test_other_operators_are_refused():
-    with pytest.raises(InputError, match="expected a ParallelBeam, got MatrixOperator"):
+    with pytest.raises(InputError, match="expected a ParallelBeam or FanBeam, got MatrixOperator"):
         FBP()(random_image((10,)), random_operator(10, (3, 4)))
 
 
