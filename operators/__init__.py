@@ -3,23 +3,31 @@
 from medinv.operators.base import LinearOperator, Operator, Space, stack
 from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.operators.image import Blur, Identity, Inpainting, Patches, SliceDownsampling
+from medinv.operators.kspace_grid import CentreCrop
 from medinv.operators.mri import CartesianMRI
+from medinv.operators.multislice import SliceSum
 from medinv.operators.noncartesian import NonCartesianMRI, StackOfStars
 from medinv.operators.nonlinear import Magnitude, TransmissionCounts
+from medinv.operators.off_resonance import OffResonance
+from medinv.operators.partial_fourier import KnownPhase
 
 __all__ = [
     "Blur",
     "CartesianMRI",
+    "CentreCrop",
     "FanBeam",
     "Identity",
     "Inpainting",
+    "KnownPhase",
     "LinearOperator",
     "Magnitude",
     "NonCartesianMRI",
+    "OffResonance",
     "Operator",
     "ParallelBeam",
     "Patches",
     "SliceDownsampling",
+    "SliceSum",
     "Space",
     "StackOfStars",
     "TransmissionCounts",

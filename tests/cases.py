@@ -26,6 +26,10 @@ from medinv.operators import (
     stack,
     trajectories,
 )
+from medinv.operators.kspace_grid import CentreCrop
+from medinv.operators.multislice import SliceSum, caipi_phase
+from medinv.operators.off_resonance import OffResonance, readout_times
+from medinv.operators.partial_fourier import KnownPhase
 from medinv.operators.weighted import Weighted
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -62,6 +66,26 @@ def mri(maps_shape, mask_shape, **options):
         return CartesianMRI(maps, random_mask(*mask_shape), **options)
 
     return make
+
+
+def off_resonance(dtype):
+    field_hz = torch.linspace(-80, 60, 30).reshape(5, 6).sin() * 60
+    return OffResonance(mri((3, 5, 6), (5, 6))(dtype), field_hz, readout_times((5, 6), 4, 0.5))
+
+
+def simultaneous_slices(dtype):
+    A = mri((4, 2, 3, 5, 6), (5, 6))(dtype)
+    return SliceSum(A.codomain, caipi_phase(2, 5, shift=0.5)) @ A
+
+
+def cropped(dtype):
+    A = mri((3, 8, 7), (8, 7))(dtype)
+    return CentreCrop(A.codomain, (5, 6)) @ A
+
+
+def known_phase(dtype):
+    phase = torch.linspace(0, 3, 30, dtype=dtype).reshape(5, 6)
+    return mri((3, 5, 6), (5, 6))(dtype) @ KnownPhase(phase)
 
 
 def parallel(shape=(9, 8), n_cols=None, memory_gib=4.0, n_views=5):
@@ -168,6 +192,15 @@ OPERATORS = [
     OperatorCase("mri-3d", mri((3, 4, 5, 6), (4, 5, 1), ndim=3)),
     OperatorCase("mri-3d-any-mask", mri((3, 3, 5, 7), (3, 5, 7), ndim=3)),
     OperatorCase("mri-3d-sets", mri((2, 3, 4, 5, 3), (5, 1), ndim=3, sets=True)),
+    OperatorCase("mri-time", mri((3, 5, 6), (4, 5, 6), time_ndim=1)),
+    OperatorCase("mri-time-slices", mri((2, 3, 5, 6), (4, 1, 1, 6), time_ndim=1)),
+    OperatorCase("mri-time-slice-masks", mri((2, 3, 5, 6), (4, 3, 2, 5, 6), time_ndim=2)),
+    OperatorCase("mri-time-sets", mri((2, 3, 5, 6), (4, 1, 6), sets=True, time_ndim=1)),
+    OperatorCase("mri-3d-time", mri((3, 2, 5, 4), (2, 2, 5, 1), ndim=3, time_ndim=1)),
+    OperatorCase("mri-off-resonance", off_resonance),
+    OperatorCase("mri-simultaneous-slices", simultaneous_slices),
+    OperatorCase("mri-cropped", cropped),
+    OperatorCase("mri-known-phase", known_phase),
     OperatorCase("noncartesian", noncartesian((3, 6, 8))),
     OperatorCase("noncartesian-odd", noncartesian((3, 7, 5))),
     OperatorCase("noncartesian-one-coil", noncartesian((1, 6, 5))),
