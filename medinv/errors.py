@@ -10,6 +10,8 @@
     ├── DownloadError           a data set could not be fetched
     └── DependencyError         an optional package or device that this call needs is absent
 
+    MedinvWarning           a file was repaired on the way in (the repair is in the notes, too)
+
 Every message says what was expected, what came, and what to do.
 """
 
@@ -48,3 +50,7 @@ class DownloadError(MedinvError):
 
 class DependencyError(MedinvError, ImportError):
     """An optional package or device that this call needs is absent."""
+
+
+class MedinvWarning(UserWarning):
+    """A file was repaired on the way in; the message says how."""

@@ -100,7 +100,7 @@ def isort_key(name: str) -> tuple[int, str]:
 
 def test_error_tree():
     classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
-    assert all(issubclass(cls, errors.MedinvError) for cls in classes)
+    assert all(issubclass(cls, errors.MedinvError | errors.MedinvWarning) for cls in classes)
     drawn = str(errors.__doc__)
     assert all(cls.__name__ in drawn and cls.__doc__ for cls in classes)
     assert issubclass(errors.InputError, ValueError)

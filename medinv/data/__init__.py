@@ -1,6 +1,7 @@
 """Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
 from medinv.data.arrays import read_array, read_array_kspace, read_maps
+from medinv.data.dicom import list_series, read_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.kspace import KSpace, measured_points
@@ -23,6 +24,7 @@ __all__ = [
     "block_mean",
     "crop",
     "hu_to_mu",
+    "list_series",
     "load_manifest",
     "load_volume",
     "manifest_names",
@@ -31,6 +33,7 @@ __all__ = [
     "orientation_affine",
     "read_array",
     "read_array_kspace",
+    "read_dicom",
     "read_fastmri",
     "read_kspace",
     "read_maps",

@@ -68,6 +68,14 @@ class Volume:
 
         return read_nifti(path)
 
+    @classmethod
+    def from_dicom(cls, path: str | Path, series: int | None = None, volume: int | None = None
+                   ) -> Volume:
+        """Read a DICOM folder, zip or file (see `medinv.data.dicom.read_dicom`)."""
+        from medinv.data.dicom import read_dicom
+
+        return read_dicom(path, series, volume)
+
     def to_nifti(self, path: str | Path) -> None:
         """Write a NIfTI file, atomically (see `medinv.data.nifti.write_nifti`)."""
         from medinv.data.nifti import write_nifti
