@@ -3,6 +3,7 @@ from .data import Volume as Volume
 from .data import load_manifest as load_manifest
 from .data import load_volume as load_volume
 from .data import read_kspace as read_kspace
+from .guidance import Adaptation as Adaptation
 from .operators import CartesianMRI as CartesianMRI
 from .operators import ParallelBeam as ParallelBeam
 from .priors import ProductPrior as ProductPrior
@@ -10,6 +11,8 @@ from .priors import SlicePrior as SlicePrior
 from .priors import load_prior as load_prior
 from .recipe import load_recipe as load_recipe
 from .recipe import reconstruct as reconstruct
+from .solvers import DDIP as DDIP
 from .solvers import DDS as DDS
+from .solvers import SCD as SCD
 from .solvers import TPDM as TPDM
 from .solvers import DiffusionMBIR as DiffusionMBIR

@@ -186,7 +186,7 @@ def _sample(settings: SolverSettings, measured: Measured, prior: Prior | None,
 def _solve(settings: SolverSettings, measured: Measured, prior: Prior | None, seed: int,
            stage: str, report: OnProgress) -> Method:
     solver = settings.build(measured.noise_std)
-    steps = settings.fields.get("steps") or settings.fields.get("max_iter")
+    steps = settings.steps
     report(Progress(stage, 0, steps))
 
     def on_step(i: int, _: Tensor) -> None:

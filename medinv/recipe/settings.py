@@ -23,6 +23,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from medinv.errors import InputError
+from medinv.solvers.base import DiffusionSolver
 
 MEASUREMENT = "measurement"
 """As a solver's ``noise_std``: the noise that the measurement was simulated or estimated with."""
@@ -48,12 +49,13 @@ class SolverSettings(BaseModel):
         from_measurement = settings.get("noise_std") == MEASUREMENT
         trial = {**settings, "noise_std": 1.0} if from_measurement else settings
         try:
-            checked = fields_model(own["name"]).model_validate(trial).model_dump()
-            solver(**checked)
+            model = fields_model(own["name"]).model_validate(trial)
+            _construct(solver, model, noise_std=1.0)
         except ValidationError as error:
             raise ValueError(_explain(own["name"], error)) from None
         except InputError as error:
             raise ValueError(str(error)) from None
+        checked = model.model_dump()
         return {**own, **checked, **({"noise_std": MEASUREMENT} if from_measurement else {})}
 
     @classmethod
@@ -63,7 +65,7 @@ class SolverSettings(BaseModel):
         """One alternative per solver, with its own fields."""
         alternatives = []
         for name in solver_names():
-            schema = fields_model(name).model_json_schema()
+            schema = _inlined(fields_model(name).model_json_schema())
             schema["properties"] = {
                 "name": {"const": name}, "label": {"type": "string"}, **schema["properties"]
             }
@@ -90,8 +92,35 @@ class SolverSettings(BaseModel):
         fields = self.fields
         if fields.get("noise_std") == MEASUREMENT:
             fields["noise_std"] = noise_std
-        built: Callable[..., Any] = solver_class(self.name)(**fields)
-        return built
+        model = fields_model(self.name).model_validate(fields)
+        return _construct(solver_class(self.name), model, noise_std)
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps, of the wrapped solver where this one wraps another."""
+        fields = self.fields
+        inner = fields.get("solver")
+        if inner is not None:
+            return WrappedSolver.model_validate(inner).steps
+        return fields.get("steps") or fields.get("max_iter")
+
+
+class WrappedSolver(SolverSettings):
+    """A solver inside another's settings, as ``{name: DDIP, solver: {name: DDS, steps: 50}}``."""
+
+    @model_validator(mode="after")
+    def _takes_a_prior(self) -> WrappedSolver:
+        if not needs_prior(self):
+            raise ValueError(f"{self.name} uses no prior; choose a solver that does, as DDS")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Any named block: its settings are those of the solver that it names."""
+        return {"type": "object", "required": ["name"], "additionalProperties": True,
+                "properties": {"name": {"enum": solver_names()}}}
 
 
 def solver_names() -> list[str]:
@@ -125,14 +154,28 @@ def fields_model(name: str) -> type[BaseModel]:
     """A pydantic model with the fields of the solver's dataclass, for checks and schemas."""
     solver = solver_class(name)
     hints = typing.get_type_hints(solver)
-    fields: dict[str, Any] = {
-        field.name: (
-            hints[field.name], ... if field.default is dataclasses.MISSING else field.default
-        )
-        for field in dataclasses.fields(solver)
-    }
+    fields = {field.name: _field(field, hints[field.name]) for field in dataclasses.fields(solver)}
     model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     return model
+
+
+def _field(field: dataclasses.Field[Any], hint: object) -> Any:  # noqa: ANN401  (pydantic's form)
+    """Type and default of a field; a wrapped solver is written as its own block."""
+    if hint is DiffusionSolver:
+        make: Callable[[], Any] = field.default_factory  # type: ignore[assignment]
+        default = {"name": type(make()).__name__}
+        return WrappedSolver, Field(default_factory=lambda: WrappedSolver.model_validate(default))
+    return hint, ... if field.default is dataclasses.MISSING else field.default
+
+
+def _construct(solver: type[Any], model: BaseModel, noise_std: float) -> Callable[..., Any]:
+    """The solver of these fields, and first the one that it wraps."""
+    fields = {name: getattr(model, name) for name in type(model).model_fields}
+    for name, value in fields.items():
+        if isinstance(value, WrappedSolver):
+            fields[name] = value.build(noise_std)
+    built: Callable[..., Any] = solver(**fields)
+    return built
 
 
 def suggest(word: str, known: list[str]) -> str:
@@ -140,6 +183,23 @@ def suggest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} Known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema with its definitions written where they are used."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:  # noqa: ANN401  (any JSON)
+        if isinstance(node, list):
+            return [resolve(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rpartition("/")[2]])
+        return {key: resolve(value) for key, value in node.items()}
+
+    inlined: dict[str, Any] = resolve(schema)
+    return inlined
 
 
 def _is_solver(item: object) -> bool:
@@ -156,5 +216,7 @@ def _explain(name: str, error: ValidationError) -> str:
         elif item["type"] == "missing":
             parts.append(f"{name} needs the setting {field!r}; add it")
         else:
-            parts.append(f"{name}.{field}: {item['msg']}, got {item['input']!r}")
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            parts.append(f"{name}.{field}: {message}{given}")
     return "; ".join(parts)

@@ -3,10 +3,12 @@
 from medinv.solvers.base import OnStep
 from medinv.solvers.cg_sense import CGSENSE
 from medinv.solvers.cgls import CGLS
+from medinv.solvers.ddip import DDIP
 from medinv.solvers.dds import DDS
 from medinv.solvers.diffusion_mbir import DiffusionMBIR
 from medinv.solvers.fbp import FBP
 from medinv.solvers.l1_wavelet import L1Wavelet
+from medinv.solvers.scd import SCD
 from medinv.solvers.sirt import SIRT
 from medinv.solvers.tpdm import TPDM
 from medinv.solvers.tv import TV, total_variation
@@ -15,8 +17,10 @@ from medinv.solvers.zero_filled import ZeroFilled
 __all__ = [
     "CGLS",
     "CGSENSE",
+    "DDIP",
     "DDS",
     "FBP",
+    "SCD",
     "SIRT",
     "TPDM",
     "TV",

@@ -8,16 +8,26 @@ stopping decision) is per item, so that items of one batch never influence each 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
+from medinv.priors.base import Prior
 
 OnStep: TypeAlias = Callable[[int, Tensor], None]
 """Called after step ``i`` (from 0) with the current image, in physical units; don't modify it."""
+
+
+@runtime_checkable
+class DiffusionSolver(Protocol):
+    """A solver that needs a prior, for solvers that wrap others."""
+
+    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
+                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+        """The image ``x`` for the measurement ``y``."""
 
 
 def require(valid: bool, name: str, expected: str, got: object) -> None:

@@ -110,7 +110,7 @@ class DiffusionMBIR:
         A = A.normalized()
 
         levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
-        x_t = levels[0] * gaussian_like(Ahy, rng)
+        x_t: Tensor = levels[0] * gaussian_like(Ahy, rng)
         tv = self._split()
         for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
             D = prior(x_t, sigma)
@@ -124,7 +124,7 @@ class DiffusionMBIR:
                 tv = self._split()
             for _ in range(self.sweeps):
                 x_t = tv.sweep(x_t, Ahy.clone(), A.normal, self.cg_iter)
-        return x_t.mul_(scale)
+        return x_t * scale
 
     def _split(self) -> SplitTV:
         return SplitTV(self.z_weight, self.rho, self.axes, periodic=self.periodic)

@@ -91,7 +91,7 @@ class TPDM:
         y, A = y / (scale * norm), A.normalized()
 
         levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
-        x_t = levels[0] * gaussian_like(A.adjoint(y), rng)
+        x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
         zeta = self.zeta * math.sqrt(_slices_per_item(x_t, A))
         for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
             guided = not self.is_auxiliary(i, rng)
@@ -101,7 +101,7 @@ class TPDM:
             x_t = reverse_diffusion(x_t, D, sigma, sigma_next, rng).sub_(gradient, alpha=zeta)
             if on_step is not None:
                 on_step(i, scale * D)
-        return x_t.mul_(scale)
+        return x_t * scale
 
     def is_auxiliary(self, i: int, rng: Generator | None) -> bool:
         """Whether level ``i`` is the auxiliary prior's turn."""
