@@ -1,6 +1,7 @@
 """Physics: operators, their exact adjoints and derivatives, and the tools to invert them."""
 
 from medinv.operators.base import LinearOperator, Operator, Space, stack
+from medinv.operators.check import check
 from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.operators.image import Blur, Identity, Inpainting, Patches, SliceDownsampling
 from medinv.operators.kspace_grid import CentreCrop
@@ -31,5 +32,6 @@ __all__ = [
     "Space",
     "StackOfStars",
     "TransmissionCounts",
+    "check",
     "stack",
 ]

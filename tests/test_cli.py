@@ -51,8 +51,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert min(float(line.split()[1]) for line in lines) < 1.0  # the target of the command line
 
 
-COMMANDS = ["demo", "reconstruct", "train", "evaluate", "solvers", "priors", "recipes list",
-            "recipes show", "recipes schema", "data list", "data show", "data fetch"]
+COMMANDS = ["demo", "reconstruct", "train", "evaluate", "check-operator", "solvers", "priors",
+            "recipes list", "recipes show", "recipes schema", "data list", "data show", "data fetch"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -153,6 +153,21 @@ def test_evaluate(tmp_path):
     assert medinv("evaluate", tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", "--hu").exit_code == 0
     refused = medinv("evaluate", tmp_path / "a.nii.gz", tmp_path / "none.nii.gz")
     assert_user_error(refused, "expected a NIfTI file, found no file")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's forward mode
+def test_check_operator(ct_recipe, mri_recipe, monkeypatch):
+    result = medinv("check-operator", ct_recipe, "--set", "measurement.views=4")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("ParallelBeam: (*batch, y 24, x 32) float32 -> (*batch, view")
+    assert "| adjoint " in result.output
+    facts = json.loads(medinv("check-operator", mri_recipe, "--json").output)
+    assert facts["passed"]
+    assert facts["operator"] == "CartesianMRI"
+    monkeypatch.setattr("medinv.operators.mri.CartesianMRI.norm", lambda _: 0.1)
+    failed = medinv("check-operator", mri_recipe)
+    assert failed.exit_code == 1
+    assert "FAIL" in failed.output
 
 
 def assert_user_error(result, message):

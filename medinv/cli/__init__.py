@@ -127,6 +127,34 @@ def evaluate(
         listing.print_table("", {"": metrics})
 
 
+@app.command("check-operator")
+@guarded
+def check_operator(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    input: Annotated[  # noqa: A002
+        Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Prove a recipe's measurement operator: adjoint, gradients, batch, norm, time, memory.
+
+    The table is Markdown. Exit code 1 if a property does not hold.
+    """
+    from medinv.operators import check
+    from medinv.recipe.load import load_reconstruct_recipe
+    from medinv.recipe.run import measure_recipe
+
+    measured = measure_recipe(load_reconstruct_recipe(recipe, overrides or ()), input)
+    report = check(measured.A)
+    if json:
+        listing.print_json(report.facts())
+    else:
+        typer.echo(str(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
 def _reconstruct(
     name: str, source: Path | None, output: Path, overrides: list[str] | None
 ) -> None:

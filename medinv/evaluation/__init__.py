@@ -3,7 +3,7 @@
 from medinv.evaluation.figure import comparison, gallery, planes, write_comparison
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.evaluation.report import Provenance, render_report, write_report
-from medinv.evaluation.resources import Resources, measure
+from medinv.resources import Resources, measure
 
 __all__ = [
     "Provenance",

@@ -12,13 +12,14 @@ from torch import Generator, Tensor
 from medinv.data import Volume
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
-from medinv.evaluation.resources import measure
-from medinv.priors import Prior, load_prior
+from medinv.priors import Prior
 from medinv.recipe import ct, mri
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
+from medinv.recipe.prior import build_prior
 from medinv.recipe.schema import CTSimulated, MRIFile, ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
+from medinv.resources import measure
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def run_recipe(
     """Measure and reconstruct; writes nothing. Arguments and errors as for `reconstruct`."""
     report = on_progress or _ignore
     report(Progress("reading and simulating the data", 0, None))
-    prior = None if recipe.prior is None else load_prior(recipe.prior)
+    prior = None if recipe.prior is None else build_prior(recipe.prior)
     measured = measure_recipe(recipe, None if input is None else Path(input))
     if prior is not None:
         prior.check(measured.A)
