@@ -7,14 +7,16 @@ that the caller gave, UIDs masked, and counts the files inside instead of naming
 from __future__ import annotations
 
 import io
+import logging
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from medinv.errors import DataError, MedinvError
 
@@ -35,7 +37,7 @@ class File:
     """One file of an export: its number in name order, and how to open it."""
 
     number: int
-    open: Callable[[], BinaryIO]
+    open: Callable[[], io.BufferedIOBase]
 
 
 def label(path: PathOrPaths) -> str:
@@ -53,15 +55,30 @@ def label(path: PathOrPaths) -> str:
 def refusing(name: str, what: str) -> Iterator[None]:
     """Turn whatever a parser raises on hostile bytes into a `DataError` that quotes none of them.
 
-    The cause is left out on purpose: pydicom's messages quote the file's values.
+    The cause is left out on purpose: pydicom's messages quote the file's values. A panic of a
+    codec written in Rust is no `Exception`.
     """
     try:
         yield
-    except MedinvError:
+    except (MedinvError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise DataError(f"{name}: {what} ({type(error).__name__}); the file is damaged or cut off,"
                         " export it again") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings and log lines back: they quote values, UIDs among them."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def find_files(path: PathOrPaths) -> list[File]:
@@ -94,7 +111,7 @@ def _on_disk(paths: Sequence[Path], name: str) -> list[File]:
     return [File(number, _opener(path)) for number, path in enumerate(paths, 1)]
 
 
-def _opener(path: Path) -> Callable[[], BinaryIO]:
+def _opener(path: Path) -> Callable[[], io.BufferedIOBase]:
     return lambda: path.open("rb")
 
 
@@ -123,8 +140,8 @@ def _in_zip(path: Path) -> list[File]:
                          key=lambda item: item.filename)
     _check_members(members, path)
 
-    def opener(member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-        def open_member() -> BinaryIO:
+    def opener(member: zipfile.ZipInfo) -> Callable[[], io.BufferedIOBase]:
+        def open_member() -> io.BufferedIOBase:
             with refusing(label(path), "a member of the zip cannot be read"):
                 return io.BytesIO(archive.read(member))
 

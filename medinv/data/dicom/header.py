@@ -39,6 +39,8 @@ _KEYWORDS = (
     "DiffusionGradientOrientation", "TemporalPositionIdentifier", "TriggerTime", "KVP",
     "XRayTubeCurrent", "ConvolutionKernel", "PatientAge", "PatientSex", "EchoNumbers",
 )
+_FILE_META_BYTES = 1024
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PRIVATE = (CSA_HEADER, PHILIPS_INTERCEPT, PHILIPS_SLOPE)
 
 
@@ -156,10 +158,13 @@ def read_header(file: File, name: str) -> Header | None:
 
     tags = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
     with file.open() as stream:
-        start = stream.read(132)
+        start = stream.read(_FILE_META_BYTES)
         bare = start[:2] in (b"\x02\x00", b"\x08\x00")  # DICOM without its preamble
-        if start[128:] != b"DICM" and not bare:
+        if start[128:132] != b"DICM" and not bare:
             return None
+        if _DEFLATED in start:
+            raise DataError(f"{name}: the whole file is deflated, which would let a small file "
+                            "fill the memory; export it uncompressed")
         stream.seek(0)
         with refusing(name, "the DICOM header cannot be read"):
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=bare,

@@ -8,6 +8,7 @@ display values are not (Chenevert et al. 2014, doi:10.1593/tlo.13811).
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,13 @@ def _native(header: Header, shape: tuple[int, int, int]) -> Stored | None:
         length = int.from_bytes(start[-4:], "little")
         if start[:4] != _PIXEL_DATA or length == _UNDEFINED_LENGTH:
             return None
-        content = stream.read(n_bytes) if length >= n_bytes else b""
-    if len(content) < n_bytes:
-        raise DataError(f"{header.name}: expected {n_bytes} bytes of pixels, found "
-                        f"{len(content) or length}; the file is cut off, copy it again")
+        here = stream.tell()
+        found = min(length, stream.seek(0, os.SEEK_END) - here)
+        if found < n_bytes:
+            raise DataError(f"{header.name}: expected {n_bytes} bytes of pixels, found {found}; "
+                            "the file is cut off, copy it again")
+        stream.seek(here)
+        content = stream.read(n_bytes)
     return np.frombuffer(content, kind).reshape(shape)
 
 

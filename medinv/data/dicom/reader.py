@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from medinv.data.dicom.acquisition import acquisition_of
-from medinv.data.dicom.files import PathOrPaths, label
+from medinv.data.dicom.files import PathOrPaths, label, quiet
 from medinv.data.dicom.frames import Frame, frames_of
 from medinv.data.dicom.header import Header
 from medinv.data.dicom.pixels import MAX_VOXELS, Stored, fill_padding, fill_values, stored_pixels
@@ -60,8 +60,7 @@ def read_dicom(
         (0.977, 0.977, 2.0)
     """
     chosen = choose_series(list_series(path), series, label(path))
-    with warnings.catch_warnings():  # pydicom's warnings quote the values that they are about
-        warnings.simplefilter("ignore")
+    with quiet():
         frames = choose_volume(series_volumes(chosen), volume, label(path))
         result = _read(chosen, frames, label(path), resample, precise_philips, padding_hu)
     notes = result.metadata.get("notes", ())
@@ -159,11 +158,14 @@ def _voxels(
     """The values of all slices, and how many of them are padding; each file is read once."""
     shape = (len(stack.frames), *stack.frames[0].shape)
     if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
-        raise DataError(f"{name}: {shape} voxels exceed the limit of {MAX_VOXELS}")
-    voxels: Voxels = np.empty(shape, np.float32)
+        raise DataError(f"{name}: {shape} voxels exceed the limit of {MAX_VOXELS}; "
+                        "the header is damaged, or pass a part of the series")
+    voxels: Voxels = np.empty((0, 0, 0), np.float32)
     n_padding = 0
     for header, slices in _by_file(stack.frames):
         stored = stored_pixels(header)
+        if not voxels.size:  # only now is it known that the header's sizes are true
+            voxels = np.empty(shape, np.float32)
         for z, frame in slices:
             fill_values(voxels[z], stored, frame, precise)
             if padding is not None:
@@ -171,7 +173,7 @@ def _voxels(
     _check_repeats(stack, name)
     if not np.isfinite(voxels).all():
         raise DataError(f"{name}: some values are NaN or too large for float32; the rescale slope "
-                        "is damaged")
+                        "is damaged, export the series again")
     return voxels, n_padding
 
 

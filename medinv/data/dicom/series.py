@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from medinv.data.dicom.files import File, PathOrPaths, find_files, label
+from medinv.data.dicom.files import File, PathOrPaths, find_files, label, quiet
 from medinv.data.dicom.header import Header, items, read_header
 from medinv.errors import DataError
 
@@ -54,9 +53,8 @@ def list_series(path: PathOrPaths) -> list[Series]:
         ["series 4, 'T1 MPRAGE', MR, 176 images of 256 x 256"]
     """
     name = label(path)
-    files = find_files(path)
-    with warnings.catch_warnings():  # pydicom's warnings quote the values that they are about
-        warnings.simplefilter("ignore")
+    with quiet():
+        files = find_files(path)
         headers = [header for file in files if (header := _image(file, name, len(files)))]
         groups: dict[str, list[Header]] = {}
         for header in headers:
