@@ -24,6 +24,7 @@ from torch import Tensor
 from medinv.data.arrays import check_finite
 from medinv.data.atomic import replacing
 from medinv.data.geometry import placed
+from medinv.data.heaps import check_heaps
 from medinv.data.ismrmrd_header import Encoding, parse_header
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.metadata import Metadata, contrast_of
@@ -164,6 +165,7 @@ class FastMRIFile:
         with hdf5_errors(self.path):
             if self._handle is None or self._process != os.getpid():
                 self._handle, self._process = h5py.File(self.path, "r"), os.getpid()
+                check_heaps(self._handle, self.path)
             yield self._handle
 
     def _kspace(self, data: Tensor, mask: Tensor | None) -> KSpace:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from medinv.data.heaps import check_heaps
 from medinv.errors import DataError, MedinvError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise DataError(f"{path}: expected an HDF5 file, found no file; check the path")
     with hdf5_errors(path), h5py.File(path, "r") as file:
+        check_heaps(file, path)
         yield file
 
 
