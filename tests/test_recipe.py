@@ -18,6 +18,7 @@ from medinv.recipe import measurement as measurement_module
 from medinv.recipe.evaluate import evaluate_files
 from medinv.recipe.load import validate_recipe
 from medinv.recipe.mri import estimate_noise
+from medinv.recipe.prior import build_prior
 from medinv.recipe.run import Progress, measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import solver_names
@@ -62,6 +63,11 @@ WRONG = [
     ("baselines=[{name: DDS}]", "two solvers are called DDS; give one a `label`"),
     ("solver={name: FBP, label: main}", "FBP draws no samples; set samples to 1"),
     ("colour=red", "colour: unknown field"),
+    ("solver={name: DDIP, solver: {name: DDS, stepz: 3}}", "DDIP.solver: DDS has no setting"),
+    ("solver={name: DDIP, solver: {name: SIRT}}", "SIRT uses no prior; choose a solver that does"),
+    ("solver={name: DDIP, adaptation: {rank: 0}}", "DDIP.adaptation: rank: expected at least 1"),
+    ("solver={name: DDIP, adaptation: {rang: 4}}", "DDIP.adaptation.rang: Unexpected keyword"),
+    ("prior={primary: chest-ct-2d}", "prior.*auxiliary"),
 ]
 
 
@@ -261,6 +267,28 @@ def test_maps_can_be_given(mri_content, tmp_path):
     measured = measure_recipe(reconstruct_recipe(mri_content | {"measurement": block}))
     assert torch.equal(measured.A.maps[0], maps)
     assert measured.facts["acceleration"] == 32 / 20  # tiny.disc_kspace: 20 of 32 columns
+
+
+def test_a_solver_that_wraps_another(ct_content):
+    inner = {"name": "DDS", "steps": 2, "noise_std": "measurement"}
+    content = {**ct_content, "baselines": [], "solver": {
+        "name": "DDIP", "solver": inner, "adaptation": {"inner_steps": 1, "slices": 2}}}
+    steps = []
+    recipe = reconstruct_recipe(content)
+    run_recipe(recipe, on_progress=lambda p: steps.append((p.stage, p.step, p.steps)))
+    assert ("DDIP", 2, 2) in steps
+    assert recipe.solver.build(0.5).solver.noise_std == 0.5
+
+
+def test_a_product_of_two_priors(ct_content):
+    path = ct_content["prior"]
+    product = {"primary": path, "auxiliary": path, "weights": [0.75, 0.25]}
+    recipe = reconstruct_recipe(
+        {**ct_content, "baselines": [], "prior": product, "solver": {"name": "TPDM", "steps": 2}})
+    prior = build_prior(recipe.prior)
+    assert [factor.axis for factor in prior.factors()] == [-3, -2]
+    assert prior.weights == (0.75, 0.25)
+    assert run_recipe(recipe).volume().data.isfinite().all()
 
 
 def test_a_validated_recipe_takes_no_overrides(ct_content):

@@ -197,6 +197,8 @@ def _walk(location: tuple[int | str, ...]) -> tuple[dict[str, Any], list[str]]:
         if part in mapping:
             node = _resolve({"$ref": mapping[part]}, root)
             continue
+        if part in ("name", "product") and part not in node.get("properties", {}):  # a tag
+            continue
         path.append(str(part))
         holder = node
         child = node.get("items", {}) if isinstance(part, int) else node["properties"].get(part)
@@ -205,10 +207,13 @@ def _walk(location: tuple[int | str, ...]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _resolve(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference, and the one block in `block or null`."""
+    """Follow a reference, and the one block among alternatives (`block or null`)."""
     if "$ref" in node:
         name = node["$ref"].rpartition("/")[2]
         found: dict[str, Any] = root["$defs"][name]
         return found
-    blocks = [option for option in node.get("anyOf", []) if "$ref" in option]
-    return _resolve(blocks[0], root) if len(blocks) == 1 else node
+    options = [*node.get("anyOf", []), *node.get("oneOf", [])]
+    options += [inner for option in options for inner in option.get("oneOf", [])]
+    blocks = [option for option in options if "$ref" in option]
+    discriminated = "discriminator" in node
+    return _resolve(blocks[0], root) if len(blocks) == 1 and not discriminated else node

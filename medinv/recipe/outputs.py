@@ -14,6 +14,7 @@ from medinv.errors import InputError
 from medinv.evaluation.figure import comparison, gallery
 from medinv.evaluation.report import Provenance, write_report
 from medinv.recipe.load import recipe_hash, recipe_json
+from medinv.recipe.prior import prior_title
 from medinv.recipe.run import Run
 
 _NIFTI = (".nii", ".nii.gz")
@@ -127,7 +128,7 @@ def _provenance(run: Run) -> Provenance:
         version=version("medinv"), recipe=recipe.name, seed=recipe.seed,
         seconds={title: method.seconds for title, method in run.methods.items()},
         settings={
-            **facts, "region of interest": REGION, "prior": Path(recipe.prior or "none").stem,
+            **facts, "region of interest": REGION, "prior": prior_title(recipe.prior),
             "recipe sha256": recipe_hash(recipe),
         },
     )

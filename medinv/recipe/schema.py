@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.training.config import TrainConfig
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(gt=0)]
 Pooling = tuple[
     Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
 ]
@@ -132,6 +141,21 @@ class MRISimulated(_Strict):
 Measurement = Annotated[CTSimulated | MRIFile | MRISimulated, Field(discriminator="kind")]
 
 
+class PriorProduct(_Strict):
+    """Two 2D priors for perpendicular slices of a volume, whose scores are added (TPDM)."""
+
+    primary: str = Field(description="prior of axial slices, as `prior`")
+    auxiliary: str = Field(description="prior of slices perpendicular to auxiliary_axis")
+    auxiliary_axis: Literal["y", "x"] = Field("y", description="y: coronal, x: sagittal slices")
+    weights: tuple[Weight, Weight] = Field((0.5, 0.5), description="exponents of the two")
+
+
+PriorSetting = Annotated[
+    Annotated[str, Tag("name")] | Annotated[PriorProduct, Tag("product")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "product"),
+]
+
+
 class Output(_Strict):
     """What is written into the output folder beside the volume and metrics.json."""
 
@@ -148,7 +172,9 @@ class ReconstructRecipe(_Strict):
     task: Literal["reconstruct"]
     description: str = ""
     measurement: Measurement
-    prior: str | None = Field(None, description="name (`medinv priors`) or path of a checkpoint")
+    prior: PriorSetting | None = Field(
+        None, description="name (`medinv priors`) or path of a checkpoint, or a product of two"
+    )
     solver: SolverSettings
     baselines: tuple[SolverSettings, ...] = ()
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
