@@ -197,7 +197,7 @@ def _derivative(A: Operator, x: Tensor, draw: _Draw, limit: float) -> list[Prope
     w = forward + noise * (_size(forward, forward) ** 0.5 / _size(noise, noise) ** 0.5)
     adjoint = J.adjoint(w)
     difference = _inner(forward, w) - _inner(v, adjoint)
-    gap = abs(difference) if isinstance(A, LinearOperator) else abs(difference.real)
+    gap = abs(difference if _is_complex_linear(A) else difference.real)
     by_backward = torch.func.vjp(A, x)[1](w)[0]
     by_forward = torch.func.jvp(A, (x,), (v,))[1]
     return [
@@ -208,6 +208,12 @@ def _derivative(A: Operator, x: Tensor, draw: _Draw, limit: float) -> list[Prope
         Property("forward mode", f"torch's forward mode is {name}",
                  _error(by_forward, forward), limit),
     ]
+
+
+def _is_complex_linear(A: Operator) -> bool:
+    """Between real and complex spaces, an operator is linear over the reals only."""
+    return (isinstance(A, LinearOperator) and A.domain.dtype.is_complex
+            and A.codomain.dtype.is_complex)
 
 
 def _call(A: Operator, x: Tensor, limit: float) -> list[Property]:
@@ -226,7 +232,7 @@ def _call(A: Operator, x: Tensor, limit: float) -> list[Property]:
 
 def _linear(A: LinearOperator, draw: _Draw, limit: float) -> list[Property]:
     x, z = draw.x(), draw.x()
-    factor = 2.5 - 1j if A.domain.dtype.is_complex else 2.5
+    factor = 2.5 - 1j if _is_complex_linear(A) else 2.5
     direction = x
     for _ in range(5):  # towards the direction of the largest gain
         direction = A.normal(direction)
@@ -274,7 +280,8 @@ def _cost(name: str, call: Callable[[], Tensor], device: torch.device) -> Cost:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return torch.vdot(a.flatten(), b.flatten().to(a.dtype))
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return torch.vdot(a.flatten().to(dtype), b.flatten().to(dtype))
 
 
 def _size(a: Tensor, b: Tensor) -> float:

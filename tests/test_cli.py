@@ -52,7 +52,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 COMMANDS = ["demo", "reconstruct", "train", "evaluate", "check-operator", "solvers", "priors",
-            "recipes list", "recipes show", "recipes schema", "data list", "data show", "data fetch"]
+            "recipes list", "recipes show", "recipes schema", "data list", "data show",
+            "data fetch"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
