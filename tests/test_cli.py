@@ -285,6 +285,7 @@ def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch):
     from medinv.priors import load_prior, read_card
 
     monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
+    monkeypatch.setenv("MEDINV_CACHE", str(tmp_path / "cache"))
     source = {"manifest": str(tiny.write_boxes(tmp_path))}
     recipe = tiny.write_recipe(tmp_path / "t.yaml", {
         "name": "tiny-ct", "task": "train", "description": "boxes, two updates",

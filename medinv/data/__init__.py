@@ -5,12 +5,14 @@ from medinv.data.dicom import list_series, read_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.kspace import KSpace, measured_points
+from medinv.data.kspace_slices import KSpaceSlices
 from medinv.data.library import load_volume
 from medinv.data.manifests import Manifest, load_manifest, manifest_names
 from medinv.data.metadata import Metadata
 from medinv.data.nifti import read_nifti, write_nifti
 from medinv.data.phantom import shepp_logan
-from medinv.data.readers import read_kspace
+from medinv.data.readers import read_kspace, read_volume
+from medinv.data.slices import VolumeSlices
 from medinv.data.units import MU_WATER, hu_to_mu, mu_to_hu
 from medinv.data.volume import Volume
 
@@ -18,9 +20,11 @@ __all__ = [
     "MU_WATER",
     "FastMRIFile",
     "KSpace",
+    "KSpaceSlices",
     "Manifest",
     "Metadata",
     "Volume",
+    "VolumeSlices",
     "block_mean",
     "crop",
     "hu_to_mu",
@@ -38,6 +42,7 @@ __all__ = [
     "read_kspace",
     "read_maps",
     "read_nifti",
+    "read_volume",
     "shepp_logan",
     "to_ras",
     "write_fastmri_reconstruction",

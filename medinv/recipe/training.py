@@ -42,11 +42,15 @@ def train_recipe(
 
 def _origin(recipe: TrainRecipe) -> dict[str, object]:
     """What the prior learned from, for its card."""
-    names = sorted({source.manifest for source in recipe.training.images.sources})
-    manifests = [load_manifest(name) for name in names]
+    sources = recipe.training.images.sources
+    names = sorted({source.manifest for source in sources if source.manifest is not None})
+    data = [{"name": m.name, "licence": m.licence, "source": m.source}
+            for m in map(load_manifest, names)]
+    if any(source.manifest is None for source in sources):
+        data.append({"name": "a folder of volumes", "licence": "unknown", "source": "unknown"})
     return {
         "recipe": recipe.name,
         "recipe_sha256": recipe_hash(recipe),
         "updates": recipe.training.updates,
-        "data": [{"name": m.name, "licence": m.licence, "source": m.source} for m in manifests],
+        "data": data,
     }

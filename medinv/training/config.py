@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medinv.data.slices import Plane
 
 
 class _Strict(BaseModel):
@@ -12,17 +14,32 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """One training volume and how it is cut into images.
+    """Training volumes and how they are cut into images.
 
-    The manifest's ``train`` split is used for training (all of a volume that has no splits), and
-    its ``validation`` split for validation.
+    Either one file of a manifest: its ``train`` split is used for training (all of a volume that
+    has no splits), and its ``validation`` split for validation. Or a collection of a manifest
+    with splits by subject. Or all NIfTI files of a folder, each taken for another subject, of
+    which ``validation_share`` are kept for validation. Volumes are decoded once, into the cache,
+    and only the slices that are drawn are read.
     """
 
-    manifest: str = Field(description="data manifest that holds the file")
-    file: str = Field("image", description="role of the file in the manifest")
-    planes: tuple[int, ...] = Field((2,), description="array axes perpendicular to the images")
-    pool: tuple[int, int, int] = Field((1, 1, 1), description="averaging factor of each axis")
+    manifest: str | None = Field(None, description="data manifest that holds the file")
+    file: str = Field("image", description="role of the file or collection in the manifest")
+    folder: str | None = Field(None, description="folder that holds the manifest's files, or, "
+                               "without a manifest, NIfTI files")
+    planes: tuple[int | Plane, ...] = Field(
+        (2,), min_length=1, description="axial, coronal, sagittal, or array axes perpendicular to "
+        "the images")
+    pool: tuple[int, int, int] = Field((1, 1, 1), description="averaging factor of each "
+                                        "array axis; z, y, x where planes have names")
     weight: float = Field(1.0, gt=0, description="share of the training images")
+    validation_share: float = Field(0.1, ge=0, lt=1, description="of a folder's volumes")
+
+    @model_validator(mode="after")
+    def _names_its_volumes(self) -> Source:
+        if self.manifest is None and self.folder is None:
+            raise ValueError("expected a manifest, a folder, or both")
+        return self
 
 
 class Images(_Strict):
@@ -58,5 +75,7 @@ class TrainConfig(_Strict):
     noise_mean: float = Field(-1.2, description="mean of log(sigma / sigma_data) + log 0.5")
     noise_std: float = Field(1.2, gt=0, description="standard deviation of log sigma")
     seed: int = 0
+    workers: int = Field(0, ge=0, description="processes that prepare images; any number gives "
+                         "the same images")
     validate_every: int = Field(1_000, gt=0)
     save_minutes: float = Field(3.0, gt=0)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from medinv.data.manifests import load_manifest
 from medinv.errors import DataError
 from medinv.training.augment import (
     random_affine,
@@ -20,71 +18,40 @@ from medinv.training.augment import (
     random_phase,
     uniform,
 )
-from medinv.training.config import Images, Source
+from medinv.training.config import Images
+from medinv.training.sources import Volume, source_volumes
+
+
+def generator(seed: int, step: int) -> Generator:
+    """The random numbers of one update."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One volume in prior units, its planes and its share of the images."""
+    """The volumes of one source and its share of the images."""
 
-    volume: Tensor
-    planes: tuple[int, ...]
+    volumes: list[Volume]
     weight: float
-
-
-def read_array(path: Path, key: str | None) -> Tensor:
-    """The array of a NIfTI or .npz file, in the file's axis order, float32."""
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if key not in archive:
-                raise DataError(f"{path.name}: no array {key!r}; it holds {sorted(archive)}")
-            return torch.from_numpy(archive[key].astype(np.float32))
-    import nibabel
-
-    image: Any = nibabel.load(path)  # typed by nibabel as an image without data
-    return torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32))
-
-
-def _units(volume: Tensor, images: Images) -> Tensor:
-    """Prior units: CT in attenuations of water, MR in a high percentile of the volume."""
-    if images.kind == "ct":
-        return (1 + volume / 1000).clamp_(min=0, max=4)
-    return volume / float(np.quantile(volume.numpy(), images.percentile / 100))
-
-
-def _load(source: Source, images: Images, split: str) -> _Part | None:
-    """A source's training or validation part, pooled; None where it has no such part."""
-    manifest = load_manifest(source.manifest)
-    if split not in (manifest.splits or ("train",)):
-        return None
-    file = manifest.files[source.file]
-    volume = _units(read_array(manifest.fetch()[source.file], file.key), images)
-    planes = source.planes
-    if split in manifest.splits:
-        part = manifest.splits[split]
-        axis = "ijk".index(part.axis)
-        volume = volume.narrow(axis, part.start, part.stop - part.start)
-        if split == "validation":  # too thin for whole images in the other planes
-            planes = (axis,)
-    if source.pool != (1, 1, 1):
-        volume = F.avg_pool3d(volume[None, None], source.pool)[0, 0]
-    return _Part(volume.contiguous(), planes, source.weight)
 
 
 class ImageSampler:
     """Random training images from the sources of a recipe.
 
     ``batch(n, rng)`` depends on the generator's state alone: a run can stop and resume anywhere.
+    Volumes stay on the disk, and a sampler can be pickled, so worker processes may share the work.
     """
 
     def __init__(self, images: Images, *, validation: bool = False) -> None:
         self.images, self.validation = images, validation
-        split = "validation" if validation else "train"
-        loaded = (_load(source, images, split) for source in images.sources)
-        self.parts = [part for part in loaded if part is not None]
+        parts = (_Part(source_volumes(source, images, "validation" if validation else "train"),
+                       source.weight) for source in images.sources)
+        self.parts = [part for part in parts if part.volumes]
         if not self.parts:
-            names = ", ".join(source.manifest for source in images.sources)
-            raise DataError(f"none of {names} has a {split} split; add one to a manifest")
+            names = ", ".join(source.manifest or "a folder" for source in images.sources)
+            split = "validation" if validation else "train"
+            raise DataError(f"none of {names} has a {split} part; add one to the "
+                            "manifest, or choose another validation_share")
 
     def batch(self, n: int, rng: Generator) -> Tensor:
         """``n`` images (n, crop, crop): complex64 for MR, float32 for CT."""
@@ -103,8 +70,10 @@ class ImageSampler:
         """One square image; of up to four places, the first that is not mostly air."""
         size = self.images.crop
         for _ in range(4):
-            axis = part.planes[_integer(len(part.planes), rng)]
-            image = part.volume.select(axis, _integer(part.volume.shape[axis], rng))
+            volume = part.volumes[0 if len(part.volumes) == 1 else
+                                  _integer(len(part.volumes), rng)]
+            stack = volume[_integer(len(volume), rng)]
+            image = stack[_integer(len(stack), rng)]
             short = [max(0, size - side) for side in image.shape]
             if any(short):
                 image = F.pad(image, (short[1] // 2, short[1] - short[1] // 2,
@@ -118,3 +87,35 @@ class ImageSampler:
 
 def _integer(stop: int, rng: Generator) -> int:
     return int(torch.randint(stop, (), generator=rng))
+
+
+class UpdateBatches(Dataset[tuple[Tensor, Tensor]]):
+    """The images of update ``i``, and the state of its generator after they were drawn.
+
+    What follows in the update (noise levels, noise) goes on from that state, so a run is the same
+    with any number of workers, and resumed at any update.
+    """
+
+    def __init__(self, sampler: ImageSampler, batch: int, seed: int) -> None:
+        self.sampler, self.batch, self.seed = sampler, batch, seed
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = generator(self.seed, step)
+        return self.sampler.batch(self.batch, rng), rng.get_state()
+
+
+def batches(sampler: ImageSampler, batch: int, seed: int, steps: range, *, workers: int = 0
+            ) -> Iterator[tuple[Tensor, Generator]]:
+    """Images of each update of ``steps`` with the generator that the update goes on with.
+
+    Args:
+        sampler: where the images come from.
+        batch: images in each.
+        seed: of the run.
+        steps: the updates still to make.
+        workers: processes that prepare images ahead; 0 prepares them here.
+    """
+    loader = DataLoader(UpdateBatches(sampler, batch, seed), batch_size=None, sampler=steps,
+                        num_workers=workers)
+    for x0, state in loader:
+        yield x0, torch.Generator().set_state(state)

@@ -26,7 +26,7 @@ from medinv.priors.edm import NetworkPrior, to_channels
 from medinv.priors.networks import UNet
 from medinv.training.config import TrainConfig
 from medinv.training.denoising import denoising_loss, draw_sigma
-from medinv.training.images import ImageSampler
+from medinv.training.images import ImageSampler, batches, generator
 
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -40,11 +40,6 @@ class Progress:
     loss: float
     seconds_left: float
     validation: dict[str, float] = field(default_factory=dict)
-
-
-def generator(seed: int, step: int) -> Generator:
-    """The random numbers of one update."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -121,10 +116,9 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def update(self) -> Tensor:
-        """One optimiser step; returns the mean loss."""
-        config, rng = self.config, generator(self.config.seed, self.step)
-        x0 = self.sampler.batch(config.batch, rng)
+    def update(self, x0: Tensor, rng: Generator) -> Tensor:
+        """One optimiser step on the images ``x0``; returns the mean loss."""
+        config = self.config
         sigma = draw_sigma(len(x0), self.prior.sigma_data, config.noise_mean, config.noise_std,
                            rng)
         device = self.fabric.device
@@ -164,8 +158,9 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
     held_out = held_out.to(run.fabric.device)
     average = cast(NetworkPrior, run.average.module)
     last, saved = time.monotonic(), time.monotonic()
-    while run.step < config.updates:
-        loss = float(run.update())
+    for x0, rng in batches(run.sampler, config.batch, config.seed,
+                           range(run.step, config.updates), workers=config.workers):
+        loss = float(run.update(x0, rng))
         now = time.monotonic()
         run.seconds += now - last
         last = now

@@ -85,7 +85,7 @@ def test_a_volume_without_a_training_split_is_not_trained_on(config, manifest):
         del content["splits"][split]
     manifest.write_text(yaml.safe_dump(content))
     for validation in (False, True):
-        with pytest.raises(DataError, match="has a (train|validation) split"):
+        with pytest.raises(DataError, match="has a (train|validation) part"):
             ImageSampler(config.images, validation=validation)
 
 
