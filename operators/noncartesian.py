@@ -44,7 +44,7 @@ class NonCartesianMRI(LinearOperator):
             ``A.solve(weights.sqrt() * y)``; ``A.adjoint(weights.sqrt() * y)`` is gridding.
         shift: added to the trajectory, per axis, in its units: where the scanner's k-space centre
             lies off the nominal one. (Images are shifted by a linear phase on ``y`` instead.)
-        eps: relative accuracy of the Fourier sums, 1e-14 to 0.1.
+        eps: relative accuracy of the Fourier sums, 1e-13 to 0.1.
         toeplitz: compute ``A^H A`` by Toeplitz embedding, from ``2^ndim`` real values per voxel;
             False saves that memory and goes forward and back.
 
@@ -147,7 +147,7 @@ class StackOfStars(LinearOperator):
         trajectory: ``(partition, *samples, 3)``, cycles per field of view. Along one axis, most
             often ``kz``, each partition has one whole number. Numbers may be missing or
             repeated, and partitions may differ in the plane.
-        eps: relative accuracy of the Fourier sums, 1e-14 to 0.1.
+        eps: relative accuracy of the Fourier sums, 1e-13 to 0.1.
 
     Attributes:
         domain: ``(z, y, x)``.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,10 +141,9 @@ def spiral(n_interleaves: int, n: int, *, n_turns: float, n_samples: int, densit
            dwell_ms: float = 0.005) -> Trajectory:
     """Interleaved Archimedean spirals of variable density, from the centre outwards.
 
-    ``k = n/2 tau^density exp(2 pi i n_turns tau)`` at constant speed along the outer part, where
-    the gradient's amplitude is the limit: ``tau`` goes with time to the power
-    ``1 / (density + 1)``. Nyquist: as many interleaves as bring the turns at the edge, where
-    they lie ``density n / (2 n_turns)`` apart, within one cycle.
+    ``k = n/2 tau^density exp(2 pi i n_turns tau)``, run through at constant speed, as where the
+    gradient's amplitude is the limit. Nyquist: as many interleaves as bring the turns at the
+    edge, where they lie ``density n / (2 n_turns)`` apart, within one cycle.
 
     Args:
         n_interleaves: number of spirals, each turned by an equal part of a full turn.
@@ -163,7 +163,9 @@ def spiral(n_interleaves: int, n: int, *, n_turns: float, n_samples: int, densit
     """
     _check("spiral", n_interleaves=n_interleaves, n=n, n_turns=n_turns, n_samples=n_samples,
            density=density)
-    tau = torch.linspace(0, 1, n_samples, dtype=torch.float64) ** (1 / (density + 1))
+    fine = torch.linspace(0, 1, 20 * n_samples, dtype=torch.float64)
+    line = fine[:, None] ** density * _on_circle(2 * math.pi * n_turns * fine)
+    tau = _at_constant_speed(fine, line, n_samples)
     turned = torch.arange(n_interleaves, dtype=torch.float64)[:, None] / n_interleaves
     directions = _on_circle(2 * math.pi * (n_turns * tau + turned))
     points = (n / 2 * tau**density)[:, None] * directions
@@ -248,6 +250,13 @@ def stack(plane: Trajectory, n_z: int, *, kz: Tensor | None = None,
 def _on_circle(angles: Tensor) -> Tensor:
     """Unit vectors ``(*angles, 2)`` in the order (ky, kx)."""
     return torch.stack([angles.sin(), angles.cos()], -1)
+
+
+def _at_constant_speed(parameter: Tensor, line: Tensor, n_samples: int) -> Tensor:
+    """``n_samples`` values of the parameter, at equal distances along a line ``(point, 2)``."""
+    length = torch.cat([line.new_zeros(1), line.diff(dim=0).norm(dim=-1).cumsum(0)])
+    wanted = torch.linspace(0, float(length[-1]), n_samples, dtype=length.dtype)
+    return torch.from_numpy(np.interp(wanted.numpy(), length.numpy(), parameter.numpy()))
 
 
 def _times(n_samples: int, dwell_ms: float) -> Tensor:

@@ -65,9 +65,9 @@ def _check_units(name: str, highest: Tensor, edge: Tensor) -> None:
     limits = ", ".join(f"{value:g}" for value in edge.tolist())
     expected = f"{name}: expected cycles per field of view, up to {limits} along the axes"
     if bool((highest > edge * (1 + _SLACK)).any()):
-        raise InputError(f"{expected}; the trajectory reaches {found}. Multiply 1/m by the field of "
-                         "view in m, order the last axis as (kz, ky, kx), or pass maps of a "
-                         "finer grid.")
+        raise InputError(f"{expected}; the trajectory reaches {found}. Multiply 1/m by the "
+                         "field of view in m, order the last axis as (kz, ky, kx), or pass maps "
+                         "of a finer grid.")
     if float((highest / edge).max()) >= _LEAST_COVER:
         return
     for largest, units, factor in ((0.5, "cycles per pixel", "n"),
