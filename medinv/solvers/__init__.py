@@ -8,6 +8,8 @@ from medinv.solvers.dds import DDS
 from medinv.solvers.diffusion_mbir import DiffusionMBIR
 from medinv.solvers.fbp import FBP
 from medinv.solvers.l1_wavelet import L1Wavelet
+from medinv.solvers.osem import OSEM
+from medinv.solvers.sart import SART
 from medinv.solvers.scd import SCD
 from medinv.solvers.sirt import SIRT
 from medinv.solvers.tpdm import TPDM
@@ -20,6 +22,8 @@ __all__ = [
     "DDIP",
     "DDS",
     "FBP",
+    "OSEM",
+    "SART",
     "SCD",
     "SIRT",
     "TPDM",

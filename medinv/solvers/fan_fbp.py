@@ -94,10 +94,9 @@ def _check_arc(gaps: Tensor, step: float, arc: float, largest: float) -> None:
     widest = float(gaps.max()) if len(gaps) else math.inf
     if arc < needed - 1e-6 or widest > 2 * step + 1e-6:
         raise InputError(
-            f"FBP: expected fan-beam views over 360 degrees, or over 180 degrees plus the fan "
-            f"angle, {math.degrees(needed):.4g}, evenly apart; got {math.degrees(arc):.4g} degrees "
-            f"with gaps of up to {math.degrees(widest):.3g}; use TV, SIRT or CGLS for limited "
-            "angles"
+            f"FBP: expected fan-beam views over 360 degrees, or over 180 plus the fan angle, "
+            f"{math.degrees(needed):.4g}, evenly apart; got {math.degrees(arc):.4g} degrees with "
+            f"gaps of up to {math.degrees(widest):.3g}; use TV, SIRT or CGLS for limited angles"
         )
 
 

@@ -12,11 +12,19 @@ from medinv.operators.base import LinearOperator
 from medinv.solvers.base import OnStep, Stopping, check_measurement, require
 
 
-def _inverse_sums(sums: Tensor, which: str) -> Tensor:
-    """``1 / sums``, and 0 for a ray that meets no voxel or a voxel that meets no ray."""
+def inverse_sums(sums: Tensor, which: str) -> Tensor:
+    """``1 / sums``, and 0 for a ray that meets no voxel or a voxel that meets no ray.
+
+    Raises:
+        InputError: the sums, which ``which`` names, are complex or negative.
+
+    Example:
+        >>> inverse_sums(torch.tensor([0.0, 2.0]), "SIRT: row")
+        tensor([0.0000, 0.5000])
+    """
     if sums.is_complex() or (sums < 0).any():
-        raise InputError(f"SIRT: expected a real operator without negative entries, but {which} "
-                         f"sums are {'complex' if sums.is_complex() else 'negative'}; use CGLS")
+        raise InputError(f"{which} sums: expected a real operator without negative entries, got "
+                         f"{'complex' if sums.is_complex() else 'negative'} sums; use CGLS")
     return torch.where(sums > 0, 1 / sums, 0.0)
 
 
@@ -70,8 +78,8 @@ class SIRT:
         check_measurement(y, A)
         items = A.codomain.batch_ndim(y)
         x = y.new_zeros(*y.shape[:items], *A.domain.shape, dtype=A.domain.dtype)
-        R = _inverse_sums(A(x.new_ones(A.domain.shape)), "row")
-        C = self.relaxation * _inverse_sums(A.adjoint(y.new_ones(A.codomain.shape)), "column")
+        R = inverse_sums(A(x.new_ones(A.domain.shape)), "SIRT: row")
+        C = self.relaxation * inverse_sums(A.adjoint(y.new_ones(A.codomain.shape)), "SIRT: column")
         stopping = Stopping(self.tol, items)
         for i in range(self.max_iter):
             x = x + C * A.adjoint(R * (y - A(x)))
