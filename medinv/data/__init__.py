@@ -4,12 +4,14 @@ from medinv.data.arrays import read_array, read_array_kspace, read_maps
 from medinv.data.dicom import list_series, read_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
+from medinv.data.ismrmrd import read_ismrmrd
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.kspace_slices import KSpaceSlices
 from medinv.data.library import load_volume
 from medinv.data.manifests import Manifest, load_manifest, manifest_names
 from medinv.data.metadata import Metadata
 from medinv.data.nifti import read_nifti, write_nifti
+from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.phantom import shepp_logan
 from medinv.data.readers import read_kspace, read_volume
 from medinv.data.slices import VolumeSlices
@@ -23,6 +25,7 @@ __all__ = [
     "KSpaceSlices",
     "Manifest",
     "Metadata",
+    "NonCartesianKSpace",
     "Volume",
     "VolumeSlices",
     "block_mean",
@@ -39,6 +42,7 @@ __all__ = [
     "read_array_kspace",
     "read_dicom",
     "read_fastmri",
+    "read_ismrmrd",
     "read_kspace",
     "read_maps",
     "read_nifti",

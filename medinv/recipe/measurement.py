@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from medinv.data import Volume, block_mean, crop, load_volume, read_nifti, shepp_logan
-from medinv.errors import DataError, DownloadError
+from medinv.data import Volume, block_mean, crop, load_volume, read_volume, shepp_logan
+from medinv.errors import DataError, DownloadError, MedinvWarning
 from medinv.operators.base import LinearOperator
 from medinv.recipe.schema import Interval, VolumeSource
 
@@ -62,7 +63,11 @@ def load_source(source: VolumeSource, path: Path | None) -> Source:
     """
     file = path or (Path(source.path) if source.path else None)
     if file is not None:
-        return Source(read_nifti(file), "the input volume")
+        with warnings.catch_warnings():  # repairs are told with the other notes
+            warnings.simplefilter("ignore", MedinvWarning)
+            volume = read_volume(file)
+        repairs = volume.metadata.get("notes", ())
+        return Source(volume, "the input volume", repairs if isinstance(repairs, tuple) else ())
     if source.manifest is None:
         return _phantom(source)
     try:
