@@ -87,5 +87,6 @@ def caipi_phase(n_slices: int, n_ky: int, *, shift: float) -> Complex[Tensor, "s
         [1.0, -1.0, 1.0, -1.0]
     """
     ky = torch.arange(n_ky, dtype=torch.float64) - n_ky // 2
-    angle = -2 * math.pi * shift * torch.arange(n_slices)[:, None, None] * ky[:, None]
+    z = torch.arange(n_slices, dtype=torch.float64)
+    angle = -2 * math.pi * shift * z[:, None, None] * ky[:, None]
     return torch.polar(torch.ones_like(angle), angle)

@@ -132,23 +132,31 @@ def _segments(low: float, high: float, times: Float[Tensor, " time"], tolerance:
         Float[Tensor, " segment"], Complex[Tensor, "segment time"], float]:
     """Segment times, their weights at ``times`` and the largest error of the phasor."""
     span = float(times[-1] - times[0])
-    n_fitted = 64 + 8 * math.ceil((high - low) * span * 1e-3)  # frequencies, 8 for each turn
+    turns = (high - low) * span * 1e-3
+    most = min(_MOST_SEGMENTS, len(times))
+    if turns > _MOST_SEGMENTS:  # a segment covers one turn at most
+        raise _unreached(high - low, span, tolerance, most)
+    n_fitted = 64 + 8 * math.ceil(turns)
     device = times.device
     fitted = torch.linspace(low, high, n_fitted, dtype=torch.float64, device=device)
     finer = torch.linspace(low, high, 4 * n_fitted - 3, dtype=torch.float64, device=device)
     probes = times[torch.linspace(0, len(times) - 1, min(len(times), 256)).long()]
-    for n in range(1, min(_MOST_SEGMENTS, len(times)) + 1):
-        nodes = (torch.arange(n, dtype=torch.float64, device=device) + 0.5) / n
-        centres = times[0] + span * nodes
+    for n in range(min(1 + math.floor(turns), most), most + 1):
+        middles = (torch.arange(n, dtype=torch.float64, device=device) + 0.5) / n
+        centres = times if n == len(times) else times[0] + span * middles
         _, error = _fit(fitted, finer, centres, probes)
         if error <= tolerance:
             weights, error = _fit(fitted, finer, centres, times)
             if error <= tolerance:
                 return centres, weights, error
-    raise InputError(
+    raise _unreached(high - low, span, tolerance, most)
+
+
+def _unreached(bandwidth_hz: float, span_ms: float, tolerance: float, n: int) -> InputError:
+    return InputError(
         f"OffResonance: tolerance {tolerance:g} is not reached with {n} segments: the field spans "
-        f"{high - low:.4g} Hz and the samples {span:.4g} ms; raise the tolerance, or clip the "
-        "field map where there is no signal."
+        f"{bandwidth_hz:.4g} Hz and the samples {span_ms:.4g} ms; raise the tolerance, or clip "
+        "the field map where there is no signal."
     )
 
 

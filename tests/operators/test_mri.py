@@ -125,6 +125,51 @@ def test_spectrum_of_an_off_centre_ellipse(n):
     assert error < 5e-3
 
 
+def ellipse_error(n):
+    """Over the frequencies of a 16-pixel grid of the same field of view."""
+    ellipse = {"half_x": 0.27 * n, "half_y": 0.17 * n, "x0": 0.1 * n, "y0": -0.06 * n}
+    A = CartesianMRI(torch.ones(1, n, n, dtype=torch.complex128), torch.ones(n, n))
+    y = A(ellipse_image(n, **ellipse).to(torch.complex128))[0]
+    expected = ellipse_spectrum(n, **ellipse)
+    inner = (slice(n // 2 - 8, n // 2 + 9),) * 2
+    return float((y - expected)[inner].norm() / expected[inner].norm())
+
+
+def test_error_of_an_ellipse_falls_with_the_square_of_the_pixel():
+    errors = [ellipse_error(n) for n in (32, 64, 128)]
+    # A pixel's mean blurs by 1 - O(h^2) at a fixed frequency.
+    assert errors[0] > 3.5 * errors[1] > 3.5**2 * errors[2]
+    assert errors[2] < 2e-3
+
+
+def test_frames_share_the_maps_and_have_their_own_masks(rng):
+    maps, masks = random_maps((2, 3, 5, 6), torch.float64, -3), random_mask(4, 1, 5, 6)
+    A = CartesianMRI(maps, masks, time_ndim=1)
+    x = torch.randn(4, 2, 5, 6, dtype=torch.complex128, generator=rng)
+    assert A.maps.data_ptr() == maps.data_ptr()
+    assert A.maps.numel() == maps.numel()
+    for t in range(4):
+        torch.testing.assert_close(A(x)[t], CartesianMRI(maps, masks[t, 0])(x[t]))
+
+
+def test_frames_of_a_volume(rng):
+    maps, masks = random_maps((3, 4, 5, 6), torch.float64, -4), random_mask(2, 4, 5, 1)
+    A = CartesianMRI(maps, masks, ndim=3, time_ndim=1)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.complex128, generator=rng)
+    for t in range(2):
+        torch.testing.assert_close(A(x)[t], CartesianMRI(maps, masks[t], ndim=3)(x[t]))
+
+
+def test_maps_may_be_any_view_and_masks_integers(rng):
+    maps = random_maps((6, 5, 3), torch.float64, -1)
+    mask = random_mask(5, 6)
+    x = torch.randn(5, 6, dtype=torch.complex128, generator=rng)
+    expected = CartesianMRI(maps.permute(2, 1, 0).contiguous(), mask)(x)
+    torch.testing.assert_close(CartesianMRI(maps.permute(2, 1, 0), mask.int())(x), expected)
+    conjugate = CartesianMRI(maps.permute(2, 1, 0).conj().conj(), mask)
+    torch.testing.assert_close(conjugate(x), expected)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"mask": torch.ones(32, 32)},
      r"mask is \(32, 32\) but maps are \(15, 32, 36\); crop k-space or pass a mask for ky, kx = "
@@ -137,6 +182,11 @@ def test_spectrum_of_an_off_centre_ellipse(n):
     ({"maps": MAPS[0]}, r"maps are \(32, 36\) but ndim=2, sets=False need \(\*slices, coil, y, x"),
     ({"sets": True}, r"need \(\*slices, set, coil, y, x\); add the missing axis"),
     ({"ndim": 3, "maps": MAPS}, r"need \(coil, z, y, x\); add the missing axis"),
+    ({"maps": torch.full((15, 32, 36), math.nan + 0j)}, "maps hold NaN or infinite values"),
+    ({"maps": MAPS.real.int()}, r"maps are torch.int32; pass complex64"),
+    ({"mask": torch.ones(32, 36, device="meta")}, "mask is on meta but maps are on cpu; move one"),
+    ({"time_ndim": 1}, r"mask is \(32, 36\) but time_ndim=1 needs \(\*time, ky, kx\)"),
+    ({"time_ndim": 1, "mask": torch.ones(4, 3, 36)}, r"for time, ky, kx = 4, 32, 36\."),
     ({"ndim": 1}, r"ndim is 1; pass 2 for slices or 3 for a volume"),
 ])
 def test_wrong_arguments(arguments, message):
