@@ -104,6 +104,16 @@ def test_data_fetch_names_its_files(tmp_path):
         assert "cartesian_ksp.npy" in result.output
 
 
+def test_data_check_says_what_is_wrong(shared_data, tmp_path):
+    whole = medinv("data", "check", "tooth", "--root", shared_data, "--full")
+    assert whole.exit_code == 0, whole.output
+    assert "tooth: nothing is missing or wrong" in whole.output
+    result = medinv("data", "check", "tooth", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert "missing  ct_tooth_synchrotron/tooth.h5" in result.output
+    assert_user_error(medinv("data", "check", "tooth", "--root", tmp_path / "none"), "no folder")
+
+
 def test_reconstruct_writes_everything(ct_recipe, tmp_path):
     out = tmp_path / "results"
     result = medinv("reconstruct", ct_recipe, "--input", tmp_path / "ct.nii.gz", "-o", out,

@@ -34,6 +34,14 @@ def unpack(archive: Path, folder: Path) -> None:
 
     Raises:
         DownloadError: neither zip nor tar, or unsafe (see `extract_members`).
+
+    Example:
+        >>> root = Path(tempfile.mkdtemp())
+        >>> with zipfile.ZipFile(root / "set.zip", "w") as zipped:
+        ...     zipped.writestr("one.txt", "1")
+        >>> unpack(root / "set.zip", root / "set")
+        >>> (root / "set" / "one.txt").read_text()
+        '1'
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as name:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medinv.data.checksums import digest, verify, verify_size
+from medinv.data.fetch import is_unpacked
 from medinv.data.headers import Shapes, array_shapes
 from medinv.data.manifests import ArraySpec, Collection, DataFile, Manifest, SubjectSplit
 from medinv.data.subjects import subject_files
@@ -66,7 +67,8 @@ def _check_file(manifest: Manifest, file: DataFile, root: Path, full: bool) -> I
     named = (root / file.path, root / PurePosixPath(file.path).name)
     path = next((path for path in named if path.is_file()), None)
     if path is None:
-        yield Finding(file.path, "missing", "no such file")
+        if not is_unpacked(file, root):
+            yield Finding(file.path, "missing", "no such file")
         return
     try:
         verify_size(path, file, manifest.name)

@@ -44,8 +44,8 @@ def fetch(manifest: Manifest, root: str | Path | None, *, progress: bool) -> dic
         found = {role: find(manifest, file, root) for role, file in manifest.files.items()}
     for role, file in manifest.files.items():
         path = found[role]
-        if file.unpack and path is not None:
-            _unpack_once(path, path.parent / file.unpack, f"Unpacking {path.name}", progress)
+        if file.unpack and path is not None and path.is_file():
+            found[role] = _unpack_beside(path, file.unpack, progress=progress)
     for role, collection in manifest.collections.items():
         found[role] = collection_folder(manifest, collection, root)
     paths = {}
@@ -65,8 +65,10 @@ def folders(manifest: Manifest, root: str | Path | None) -> Iterator[Path]:
 
 
 def find(manifest: Manifest, file: DataFile, root: str | Path | None) -> Path | None:
-    """The verified file, or None where it has to be downloaded."""
+    """The verified file, or an archive's unpacked folder; None where it has to be downloaded."""
     for folder in folders(manifest, root):
+        if is_unpacked(file, folder):
+            return (folder / file.path).parent / str(file.unpack)
         for path in (folder / file.path, folder / PurePosixPath(file.path).name):
             if path.is_file():
                 verify(path, file, manifest.name)
@@ -123,10 +125,18 @@ def _download_file(manifest: Manifest, file: DataFile, *, progress: bool) -> Non
     forget(partial)
 
 
-def _unpack_once(archive: Path, folder: Path, text: str, progress: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        with _spinner(text, shown=progress):
-            unpack(archive, folder)
+def is_unpacked(file: DataFile, folder: Path) -> bool:
+    """Whether ``folder`` holds what the archive ``file`` unpacks to; the archive may be gone."""
+    if file.unpack is None:
+        return False
+    inside = (folder / file.path).parent / file.unpack
+    return inside.is_dir() and any(inside.iterdir())
+
+
+def _unpack_beside(archive: Path, name: str, *, progress: bool) -> Path:
+    with _spinner(f"Unpacking {archive.name}", shown=progress):
+        unpack(archive, archive.parent / name)
+    return archive.parent / name
 
 
 def _download_package(manifest: Manifest, access: PyPIAccess | DebianAccess,

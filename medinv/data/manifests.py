@@ -263,8 +263,9 @@ class Manifest(_Strict):
 
         Files are looked for in ``root``, then in the folder that the environment variable
         ``MEDINV_SHARED_DATA`` names, then in the cache (``~/.cache/medinv/<name>``, or
-        ``<MEDINV_CACHE>/<name>``). A collection's role gives the folder that its pattern starts
-        from; its files are verified by `medinv.data.check.check`, not here.
+        ``<MEDINV_CACHE>/<name>``). The role of an archive gives the folder that it is unpacked to
+        (the archive may then be deleted), and a collection's role the folder that its pattern
+        starts from; its files are verified by `medinv.data.check.check`, not here.
 
         Args:
             root: a folder that already holds the files.

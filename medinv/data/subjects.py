@@ -29,6 +29,15 @@ def subject_files(manifest: Manifest, split: str, root: str | Path) -> dict[str,
 
     Raises:
         DataError: no such split by subject, or a file whose subject cannot be told.
+
+    Example:
+        >>> import tempfile
+        >>> from medinv.data import load_manifest
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "multicoil_val").mkdir()
+        >>> (root / "multicoil_val" / "2022061203_T101.h5").touch()
+        >>> list(subject_files(load_manifest("m4raw"), "validation", root))
+        ['2022061203']
     """
     part = manifest.splits.get(split)
     if not isinstance(part, SubjectSplit):

@@ -114,6 +114,9 @@ def batches(sampler: ImageSampler, batch: int, seed: int, steps: range, *, worke
         seed: of the run.
         steps: the updates still to make.
         workers: processes that prepare images ahead; 0 prepares them here.
+
+    Yields:
+        Images (batch, crop, crop), and the generator in the state that drawing them left.
     """
     loader = DataLoader(UpdateBatches(sampler, batch, seed), batch_size=None, sampler=steps,
                         num_workers=workers)

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from medinv.data import download as downloading
+from medinv.data.check import check
 from medinv.data.fetch import fetch
 from medinv.data.manifests import Collection, DataFile, Manifest
 from medinv.errors import DataError, DownloadError
@@ -190,8 +191,11 @@ def test_an_archive_is_unpacked_once(server, tmp_path):
     folder = tmp_path / "cache" / "served"
     assert packed.fetch(progress=True)["arrays"] == folder
     (folder / "content/sub/one.npy").write_bytes(b"2")
-    packed.fetch()
+    (folder / "file.bin").unlink()  # what was unpacked is enough
+    assert packed.fetch()["image"] == folder / "content"
     assert (folder / "content/sub/one.npy").read_bytes() == b"2"
+    assert len(server.requests) == 1
+    assert check(packed, folder) == []
 
 
 def test_errors_of_the_server(server, tmp_path):

@@ -115,6 +115,23 @@ def test_wheel_with_other_content(tmp_path, monkeypatch, cache):
     assert not cache.exists()
 
 
+def test_a_package_with_a_link_out_of_it_is_refused(tmp_path, monkeypatch, cache):
+    """A wheel's link would be refused as a zip member; a Debian package may hold one."""
+    (tmp_path / "secret").write_bytes(CONTENT)
+
+    def run(command, folder, advice):
+        (folder / "voxels.deb").touch()
+        (folder / "pkg").mkdir(exist_ok=True)
+        (folder / "pkg/image.nii").unlink(missing_ok=True)
+        (folder / "pkg/image.nii").symlink_to(tmp_path / "secret")
+
+    monkeypatch.setattr(fetching, "_run", run)
+    monkeypatch.setattr(fetching.shutil, "which", lambda name: name)
+    with pytest.raises(DownloadError, match="link out of the package"):
+        load_manifest(write_manifest(tmp_path, DEBIAN)).fetch()
+    assert not cache.exists()
+
+
 def test_download_fails(tmp_path, monkeypatch):
     def fail(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "first\nNo network")
