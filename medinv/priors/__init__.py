@@ -5,6 +5,7 @@ from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_ca
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from medinv.priors.networks import UNet
+from medinv.priors.patches import PatchPrior
 from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas, karras_sigmas
 from medinv.priors.slices import SlicePrior
@@ -14,6 +15,7 @@ __all__ = [
     "GaussianPrior",
     "IntensityScale",
     "NetworkPrior",
+    "PatchPrior",
     "Prior",
     "PriorCard",
     "ProductPrior",
