@@ -15,6 +15,7 @@ from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume
 from medinv.errors import DataError, ShapeError
 from medinv.operators import fourier
+from medinv.operators.coil_data import CoilTransform, prewhitening_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,23 @@ class KSpace:
         n_z = prod(self.data.shape[2:-2]) * self.data.shape[0]
         return n_z, self.data.shape[-2], self.data.shape[-1]
 
+    def part(self, slices: slice) -> KSpace:
+        """Some of the slices, at their places.
+
+        Raises:
+            DataError: the selection is empty, or not in steps of 1.
+        """
+        start, stop, step = slices.indices(len(self.data))
+        if stop <= start or step != 1:
+            raise DataError(f"slices {slices} select none of the {len(self.data)} slices, or not "
+                            "neighbours; choose others")
+        if self.data.ndim == 5:
+            return self
+        per_slice = self.mask.ndim == self.data.ndim - 1
+        mask = self.mask[start:stop] if per_slice else self.mask
+        affine = None if self.affine is None else _moved(self.affine, 2, start)
+        return replace(self, data=self.data[start:stop], mask=mask, affine=affine)
+
     def volume(self, image: Tensor) -> Volume:
         """An image (z, y, x) reconstructed on this grid, or on its central part, as a volume.
 
@@ -124,23 +142,26 @@ class KSpace:
         n = self.data.shape[axis]
         wanted = min(n, max(1, round(self.recon_fov_mm[axis] / self.voxel_mm[axis])))
         data = fourier.fft(centre(fourier.ifft(self.data, [axis]), axis, wanted), [axis])
-        if self.affine is None:
-            affine = None
-        else:
-            step = torch.eye(4, dtype=torch.float64)
-            step[-1 - axis, 3] = n // 2 - wanted // 2
-            affine = self.affine @ step
+        first = n // 2 - wanted // 2
+        affine = None if self.affine is None else _moved(self.affine, -1 - axis, first)
         return replace(self, data=data, mask=self.mask.narrow(axis, 0, wanted), affine=affine)
 
     def prewhitened(self) -> KSpace:
         """Coils mixed so that their noise is white, with a deviation of 1 per real component.
 
         Raises:
-            DataError: the file holds no noise samples, or too few of them.
+            DataError: the file holds no noise samples.
+            InputError: it holds too few, or a coil is dead or doubled.
         """
-        matrix = whitening(self.noise, self.n_coils)
-        data = torch.einsum("dc,sc...->sd...", matrix.to(self.data.dtype), self.data)
+        data = whitened(self.data, self.noise)
         return replace(self, data=data, noise=None, metadata={**self.metadata, "noise_std": 1.0})
+
+
+def _moved(affine: Tensor, axis: int, first: int) -> Tensor:
+    """The affine of a grid that starts at index ``first`` of the old one along x, y or z."""
+    step = torch.eye(4, dtype=torch.float64)
+    step[axis, 3] = first
+    return affine @ step
 
 
 def centre(x: Tensor, axis: int, n: int) -> Tensor:
@@ -152,32 +173,19 @@ def centre(x: Tensor, axis: int, n: int) -> Tensor:
     return x.narrow(axis, x.shape[axis] // 2 - n // 2, n)
 
 
-def whitening(noise: Tensor | None, n_coils: int) -> Tensor:
-    """The matrix (coil, coil) that makes noise white, with deviation 1 per real component.
-
-    With ``C = E n n^H / 2`` and its Cholesky factor ``L L^H = C``, it is ``L^-1``.
-
-    Args:
-        noise: (coil, sample).
-        n_coils: of the data to be whitened.
+def whitened(data: Tensor, noise: Tensor | None) -> Tensor:
+    """Samples (slice, coil, ...) after `medinv.operators.coil_data.prewhitening_matrix`.
 
     Raises:
-        DataError: no noise samples, of other coils, or fewer than twice as many as coils.
-
-    Source:
-        Pruessmann et al. 2001, Magn. Reson. Med. 46, 638, appendix A.
+        DataError: there are no noise samples.
+        InputError: too few of them, or coils that are dead or doubled.
+        ShapeError: they are of another number of coils.
     """
-    if noise is None or noise.shape[0] != n_coils or noise.shape[1] < 2 * n_coils:
-        found = "none" if noise is None else f"{noise.shape[1]} of {noise.shape[0]} coil(s)"
-        raise DataError(f"prewhitened: expected at least {2 * n_coils} noise samples of {n_coils} "
-                        f"coils, found {found}; acquire a noise scan with the data")
-    samples = noise.to(torch.complex128)
-    covariance = samples @ samples.mH / (2 * samples.shape[1])
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if bool(failed):
-        raise DataError("prewhitened: the coils' noise is linearly dependent (a coil is zero or "
-                        "doubled); leave that coil out")
-    return torch.linalg.inv(factor)
+    if noise is None:
+        raise DataError("prewhitened: the file holds no noise scan; estimate the noise with "
+                        "medinv.operators.coil_data.noise_from_corners")
+    flat = data.flatten(2).unsqueeze(-1)
+    return CoilTransform(prewhitening_matrix(noise)).kspace(flat).reshape(data.shape)
 
 
 def measured_points(data: Complex[Tensor, "slice coil *grid"]) -> Bool[Tensor, "*grid_or_slices"]:

@@ -115,7 +115,7 @@ def hdf5_errors(path: str | Path) -> Iterator[None]:
     except MedinvError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError,
-            OverflowError, UnicodeError, AttributeError, NotImplementedError) as error:
+            OverflowError, UnicodeError, NotImplementedError) as error:
         reason = str(error).strip("'\"").splitlines()
         raise DataError(
             f"{path}: expected an HDF5 file, but it cannot be read "
