@@ -106,7 +106,7 @@ class PatchPrior(Prior):
         denoised = torch.cat([self.denoiser(*part) for part in parts])
         pasted = [
             self._paste(patches, shape, start)
-            for patches, (_, _, start) in zip(denoised.split(len(tilings[0][0])), tilings,
+            for patches, (_, _, start) in zip(torch.split(denoised, len(tilings[0][0])), tilings,
                                               strict=True)
         ]
         return torch.stack(pasted).reshape(x.shape)
@@ -134,15 +134,16 @@ class PatchPrior(Prior):
         return self._cut(canvas), self._cut(where).movedim(-3, 1), (top, left)
 
     def _cut(self, canvas: Tensor) -> Tensor:
-        """(..., k p, l p) to (k l, ..., p, p)."""
+        """(..., k p, m p) to (k m, ..., p, p)."""
         p = self.patch
-        tiles = canvas.unflatten(-1, (-1, p)).unflatten(-3, (-1, p)).movedim((-4, -2), (0, 1))
+        k, m = (n // p for n in canvas.shape[-2:])
+        tiles = canvas.reshape(*canvas.shape[:-2], k, p, m, p).movedim((-4, -2), (0, 1))
         return tiles.flatten(0, 1)
 
     def _paste(self, patches: Tensor, shape: tuple[int, int], start: tuple[int, int]) -> Tensor:
-        """(k l, p, p) to the image inside its border."""
-        k, p = self._counts(shape), self.patch
-        canvas = patches.unflatten(0, k).movedim(1, 2).reshape(k[0] * p, k[1] * p)
+        """(k m, p, p) to the image inside its border."""
+        (k, m), p = self._counts(shape), self.patch
+        canvas = patches.reshape(k, m, p, p).movedim(1, 2).reshape(k * p, m * p)
         return canvas[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
 
 

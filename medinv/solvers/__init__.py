@@ -9,6 +9,7 @@ from medinv.solvers.diffusion_mbir import DiffusionMBIR
 from medinv.solvers.fbp import FBP
 from medinv.solvers.l1_wavelet import L1Wavelet
 from medinv.solvers.osem import OSEM
+from medinv.solvers.padis import PaDIS
 from medinv.solvers.sart import SART
 from medinv.solvers.scd import SCD
 from medinv.solvers.sirt import SIRT
@@ -31,6 +32,7 @@ __all__ = [
     "DiffusionMBIR",
     "L1Wavelet",
     "OnStep",
+    "PaDIS",
     "ZeroFilled",
     "total_variation",
 ]
