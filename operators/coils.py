@@ -137,18 +137,20 @@ def walsh(kspace: Tensor, *, calibration_width: int | None = None, window: int =
     return _cropped(maps, images, support, ndim).reshape(kspace.shape)
 
 
-def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 16, calibration_width: int = 24,
-           regularisation: float = 0.0, max_iter: int = 10, ndim: int = 2) -> Tensor:
+def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_width: int = 24,
+           regularisation: float = 1e-3, max_iter: int = 20, ndim: int = 2) -> Tensor:
     """Maps from JSENSE, sigpy's joint estimation of maps and image; each slice on its own.
 
-    It needs no fully sampled centre: what ``mask`` leaves of it is fitted.
+    It needs no fully sampled centre: what ``mask`` leaves of it is fitted. The problem is not
+    convex; without regularisation it may fail where the centre has gaps.
 
     Args:
         kspace: ``(*slices, coil, ky, kx)``, or ``(coil, kz, ky, kx)`` with ``ndim=3``.
         mask: bool, broadcasts against ``([kz,] ky, kx)``.
         kernel_width: number of Fourier coefficients of a map along each axis.
         calibration_width: side of the central square (cube) of k-space that is fitted.
-        regularisation: weight of the squared coefficients.
+        regularisation: weight of the squared coefficients of maps and image, for k-space of
+            norm 1.
         max_iter: number of alternations between maps and image.
         ndim: number of Fourier axes, 2 or 3.
 
@@ -161,7 +163,8 @@ def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 16, calibration_
 
     Source:
         Ying and Sheng, "Joint image reconstruction and sensitivity estimation in SENSE",
-        Magn. Reson. Med. 57 (2007), 1196.
+        Magn. Reson. Med. 57 (2007), 1196; with Fourier coefficients and regularisation as in
+        Uecker et al., "Regularized nonlinear inversion", Magn. Reson. Med. 60 (2008), 674.
 
     Example:
         >>> kspace = torch.randn(2, 32, 32, dtype=torch.complex64)

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import math
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
 from medinv.errors import InputError, ShapeError
 from medinv.operators import CartesianMRI, fourier
-from medinv.operators.coils import espirit
+from medinv.operators import espirit as espirit_parts
+from medinv.operators.coil_data import svd_compression
+from medinv.operators.coils import align_phase, espirit, jsense, low_resolution_maps, walsh
 from tests.operators.ct_objects import disc_image
 
 
@@ -63,7 +69,7 @@ def test_default_width_is_the_sampled_centre(calibrated):
     masked[centre] = kspace[centre]
     torch.testing.assert_close(espirit(masked), maps)
     with pytest.raises(InputError, match=r"calibration_width is 24, but the fully sampled centre "
-                                         r"of k-space is 20 wide and the kernel 6"):
+                                         r"of k-space is 20 wide and the least is 6"):
         espirit(masked, calibration_width=24)
 
 
@@ -90,10 +96,134 @@ def test_three_dimensions(rng):
     assert float(correlation.mean()) > 0.95
 
 
-@pytest.mark.slow
-def test_real_brain(shared_data):
-    kspace = torch.from_numpy(np.load(
+def test_equals_sigpy(calibrated):
+    from sigpy.mri.app import EspiritCalib
+
+    _, _, kspace, maps = calibrated
+    with np.errstate(invalid="ignore", divide="ignore"):
+        peer = EspiritCalib(kspace.numpy(), calib_width=20, max_iter=300, show_pbar=False).run()
+    peer = torch.from_numpy(peer).nan_to_num()
+    both = ((maps != 0).any(0) & (peer != 0).any(0))
+    assert both.sum() > 0.98 * (maps != 0).any(0).sum()
+    assert float((maps.conj() * peer).sum(0).abs()[both].min()) > 0.999
+
+
+def test_slabs_do_not_change_the_result(calibrated, monkeypatch):
+    _, _, kspace, maps = calibrated
+    monkeypatch.setattr(espirit_parts, "_SLAB_BYTES", 1)
+    torch.testing.assert_close(espirit(kspace, calibration_width=20), maps)
+
+
+def test_several_sets_are_orthonormal_and_start_with_the_main_one(calibrated):
+    _, _, kspace, maps = calibrated
+    both = espirit(kspace, calibration_width=20, n_sets=2, crop=0.0)
+    gram = torch.einsum("scyx,tcyx->yxst", both, both.conj())
+    torch.testing.assert_close(gram, (torch.eye(2) + 0j).expand_as(gram), atol=1e-5, rtol=0)
+    support = (maps != 0).any(0)
+    torch.testing.assert_close(both[0][:, support], maps[:, support])
+    assert CartesianMRI(both, torch.ones(48, 43), sets=True).norm() <= 1 + 1e-5
+
+
+def test_a_folded_body_needs_two_sets(calibrated):
+    """A field of view of half the body: each voxel sees two places, with two sets of maps."""
+    _, _, kspace, _ = calibrated
+    folded = kspace[:, ::2]
+    one, two = (espirit(folded, calibration_width=20, n_sets=n) for n in (1, 2))
+    errors = []
+    for maps in (one, two):
+        A = CartesianMRI(maps, torch.ones(24, 43), sets=True)
+        errors.append(float((A(A.solve(folded, max_iter=50)) - folded).norm() / folded.norm()))
+    assert errors[1] < 0.3 * errors[0]
+
+
+@pytest.mark.parametrize("estimate", [low_resolution_maps, walsh])
+def test_cheap_maps(calibrated, estimate):
+    body, truth, kspace, _ = calibrated
+    maps = estimate(kspace, calibration_width=20)
+    inside = body == 1
+    assert float((maps.conj() * truth).sum(0).abs()[inside].mean()) > 0.99
+    power = maps.abs().square().sum(0)
+    torch.testing.assert_close(power[inside], torch.ones(int(inside.sum())))
+    assert not maps[:, 0, 0].any()
+
+
+def test_jsense(calibrated):
+    body, truth, kspace, _ = calibrated
+    mask = torch.rand(kspace.shape[1:], generator=torch.Generator().manual_seed(0)) < 0.7
+    maps = jsense(kspace, mask)
+    inside = body == 1
+    assert float((maps.conj() * truth).sum(0).abs()[inside].mean()) > 0.98
+    torch.testing.assert_close(maps.abs().square().sum(0), torch.ones(48, 43))
+
+
+def test_phase_of_the_main_virtual_coil(calibrated):
+    _, _, kspace, maps = calibrated
+    weights = svd_compression(kspace, 1).matrix[0]
+    aligned = align_phase(maps, weights)
+    torch.testing.assert_close(aligned.abs(), maps.abs())
+    combined = torch.tensordot(weights, aligned, 1)
+    torch.testing.assert_close(combined.imag, torch.zeros(48, 43), atol=1e-6, rtol=0)
+    assert (combined.real >= 0).all()
+    with pytest.raises(ShapeError, match=r"pass one weight for each coil"):
+        align_phase(maps, weights[:2])
+
+
+@pytest.mark.parametrize("estimate", [espirit, low_resolution_maps, walsh])
+def test_bad_calibration_data_are_refused(calibrated, estimate):
+    _, _, kspace, _ = calibrated
+    empty = kspace.clone()
+    empty[:, 24, 21] = 0
+    with pytest.raises(InputError, match="the calibration region is empty: k-space is 0 at its"):
+        estimate(empty)
+    broken = kspace.clone()
+    broken[0, 24, 22] = math.nan
+    with pytest.raises(InputError, match="k-space holds NaN or infinite samples"):
+        estimate(broken)
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda y: espirit(y, n_sets=5), InputError, "n_sets is 5 but there are 4 coils"),
+    (lambda y: walsh(y, window=4), InputError, "window is 4; pass an odd number"),
+    (lambda y: jsense(y, torch.ones(3, 3)), ShapeError, r"mask is \(3, 3\) but k-space is"),
+    (lambda y: jsense(y, torch.zeros(48, 43)), InputError, "no sample lies in the centre"),
+    (lambda y: jsense(y.real, torch.ones(48, 43)), ShapeError, "jsense: k-space is .*float32"),
+])
+def test_wrong_arguments(calibrated, call, error, message):
+    with pytest.raises(error, match=message):
+        call(calibrated[2])
+
+
+@pytest.fixture(scope="module")
+def brain(shared_data):
+    return torch.from_numpy(np.load(
         shared_data / "mri_brain_8coil_poisson8x" / "cartesian_ksp.npy"))
+
+
+def bart_ecalib(kspace, folder):
+    """Maps of BART's ``ecalib``, (coil, ky, kx); its files are column-major with 16 axes."""
+    array = kspace.numpy().transpose(1, 2, 0)[None]
+    (folder / "k.hdr").write_text(f"# Dimensions\n{' '.join(map(str, array.shape))}\n")
+    array.ravel(order="F").tofile(folder / "k.cfl")
+    subprocess.run(["bart", "ecalib", "-m1", "-r24", folder / "k", folder / "maps"], check=True,
+                   capture_output=True)
+    maps = np.fromfile(folder / "maps.cfl", np.complex64).reshape(array.shape, order="F")
+    return torch.from_numpy(maps[0].transpose(2, 0, 1).copy())
+
+
+@pytest.mark.skipif(shutil.which("bart") is None, reason="needs the program bart")
+def test_equals_bart_inside_the_head(brain, tmp_path):
+    peer, maps = bart_ecalib(brain, tmp_path), espirit(brain)
+    inside = (maps != 0).any(0) & (peer != 0).any(0)
+    assert inside.sum() > 0.99 * (maps != 0).any(0).sum()
+    lengths = torch.linalg.vector_norm(maps, dim=0) * torch.linalg.vector_norm(peer, dim=0)
+    correlation = ((maps.conj() * peer).sum(0).abs() / lengths)[inside]
+    assert float(correlation.mean()) > 0.999
+    assert float(correlation.quantile(0.01)) > 0.99  # a few voxels at the rim are less sure
+
+
+@pytest.mark.slow
+def test_real_brain(brain):
+    kspace = brain
     maps = espirit(kspace)
     mask = (kspace != 0).any(0)
     A = CartesianMRI(maps, mask)
