@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medinv.data.safety import open_hdf5
 from medinv.errors import DataError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -56,8 +57,8 @@ def _hdf5(path: Path) -> Shapes:
         if isinstance(item, h5py.Dataset):
             shapes[name] = tuple(item.shape or ())
 
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
+    with open_hdf5(path) as file:
+        file.visititems(visit)  # follows no link to another file
     return shapes
 
 

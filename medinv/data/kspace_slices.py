@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from medinv.data.atomic import replacing
 from medinv.data.fetch import cache_folder
 from medinv.data.headers import array_shapes
+from medinv.data.safety import check_memory, hdf5_dataset, hdf5_errors
 from medinv.errors import DataError
 from medinv.operators.coils import espirit
 
@@ -107,12 +108,14 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
         return KSpaceSlice(kspace, self._maps(kspace), file, number)
 
     def _read(self, path: Path, number: int) -> Tensor:
-        try:
-            stored = self._handle(path)[self.key][number]
-        except (OSError, KeyError) as error:
-            raise DataError(f"{path}: slice {number} of {self.key} cannot be read ({error}); "
-                            "the file has changed or is damaged. Fetch it again.") from error
-        return torch.from_numpy(stored.astype(np.complex64, copy=False))
+        with hdf5_errors(path):
+            stored = hdf5_dataset(self._handle(path), self.key, path)
+            check_memory(path, stored.shape[1:], itemsize=8)
+            values = stored[number]
+        if values.ndim != 3 or values.dtype.kind != "c":
+            raise DataError(f"{path}: expected complex {self.key} (slice, coil, ky, kx), found "
+                            f"{values.dtype} (slice, {', '.join(map(str, values.shape))})")
+        return torch.from_numpy(values.astype(np.complex64, copy=False))
 
     def _handle(self, path: Path) -> Any:  # noqa: ANN401  (h5py has no types)
         """This process's handle; those of the process that it was forked from are let go."""
@@ -121,7 +124,7 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
         if self._process != os.getpid():
             self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
-            self._open[path] = h5py.File(path, "r")
+            self._open[path] = h5py.File(path, "r")  # medinv.data.safety checks what is read
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)

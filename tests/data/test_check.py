@@ -24,6 +24,7 @@ from medinv.data.headers import array_shapes
 from medinv.data.manifests import Manifest
 from medinv.data.subjects import place, subject_files
 from medinv.errors import DataError, DownloadError
+from tests.data import fuzzing
 
 SPLITS = {"train": {"files": ["train/*.h5"]}, "test": {"files": ["test/*.h5"]}}
 
@@ -125,8 +126,26 @@ def test_headers(tmp_path):
     for suffix in (".h5", ".npy", ".npz", ".mat", ".nii.gz", ".dcm"):
         broken = tmp_path / f"broken{suffix}"
         broken.write_bytes(b"not what it says" * 20)
-        with pytest.raises(DataError, match="header cannot be read"):
+        with pytest.raises(DataError, match="cannot be read"):
             array_shapes(broken)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npy", ".npz", ".mat", ".nii", ".nii.gz", ".dcm"])
+def test_headers_of_damaged_files(tmp_path, suffix):
+    path = tmp_path / f"seed{suffix}"
+    if suffix == ".h5":
+        write_kspace(path)
+    elif suffix == ".npy":
+        np.save(path, np.zeros((2, 3)))
+    elif suffix == ".npz":
+        np.savez(path, x=np.zeros(4))
+    elif suffix == ".mat":
+        scipy.io.savemat(path, {"m": np.zeros((3, 2))})
+    elif suffix == ".dcm":
+        pydicom.dcmread(get_testdata_file("CT_small.dcm")).save_as(path)
+    else:
+        nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4)), path)
+    fuzzing.assert_survives(array_shapes, suffix, [path.read_bytes()], 100, answer=dict)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "~/x", "c:/x", r"a\b", ""])

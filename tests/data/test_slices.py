@@ -140,7 +140,14 @@ def test_kspace_that_cannot_serve(scans, tmp_path):
     slices = multicoil(scans, tmp_path)
     with h5py.File(scans[0], "w") as file:
         file["other"] = np.zeros(1)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no data set 'kspace'"):
         slices[0]
+    with h5py.File(scans[1], "w") as file:
+        file["kspace"] = np.zeros((3, 5, 32, 32), np.float32)
+    with pytest.raises(DataError, match="expected complex kspace"):
+        slices[2]
+    scans[1].write_bytes(b"no longer HDF5")
+    with pytest.raises(DataError, match="expected an HDF5 file"):
+        multicoil(scans[1:], tmp_path)
     with pytest.raises(IndexError):
         slices[5]
