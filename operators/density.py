@@ -55,9 +55,11 @@ def radial_ramp(trajectory: Tensor) -> Tensor:
         raise InputError("radial_ramp: readouts are not straight, evenly sampled lines through "
                          "the centre; use pipe_menon for other trajectories.")
     if ndim == 3:
-        return 2 * math.pi / len(points) * step * (radius**2 + step**2 / 12)
+        volume: Tensor = 2 * math.pi / len(points) * step * (radius**2 + step**2 / 12)
+        return volume
     ring = torch.where(radius < 0.5 * step, radius**2 / step + step / 4, radius)
-    return _angular_width(steps[:, 0])[:, None] * step * ring
+    area: Tensor = _angular_width(steps[:, 0])[:, None] * step * ring
+    return area
 
 
 def _angular_width(directions: Tensor) -> Tensor:

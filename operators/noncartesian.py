@@ -201,8 +201,8 @@ class StackOfStars(LinearOperator):
                 spectrum = fourier.fft(self._moved_maps(coils) * image, [-3])
                 for nufft, members in self._stars:
                     planes = spectrum[:, self._index[members]].flatten(0, 1)
-                    signal = nufft.forward(planes)
-                    signals[item][coils, members] = signal.unflatten(0, (-1, len(members)))
+                    signal = nufft.forward(planes).reshape(-1, len(members), signals.shape[-1])
+                    signals[item][coils, members] = signal
         return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -214,8 +214,8 @@ class StackOfStars(LinearOperator):
                 spectrum = torch.zeros_like(maps)
                 for nufft, members in self._stars:
                     planes = nufft.adjoint(signals[item][coils, members].flatten(0, 1))
-                    planes = planes.unflatten(0, (-1, len(members)))
-                    spectrum.index_add_(1, self._index[members].to(y.device), planes)
+                    spectrum.index_add_(1, self._index[members].to(y.device),
+                                        planes.reshape(-1, len(members), *nufft.grid))
                 image += torch.linalg.vecdot(maps, fourier.ifft(spectrum, [-3]), dim=0)
         return x
 
@@ -233,7 +233,7 @@ class StackOfStars(LinearOperator):
     def _make_spectrum(self) -> Tensor:
         """One plane per Cartesian number, or one for all where all are sampled alike."""
         planes = self._moved_maps(slice(1)).shape[-2:]
-        spectrum = torch.zeros(4, self._n, *planes, dtype=torch.float64)
+        spectrum = torch.zeros(4, self._n, *planes, dtype=self.maps.dtype.to_real())
         for nufft, members in self._stars:
             weights = nufft.trajectory.new_ones(len(nufft.trajectory))
             plane = toeplitz_spectrum(nufft.trajectory, weights, nufft.grid, nufft.eps)
@@ -241,8 +241,8 @@ class StackOfStars(LinearOperator):
                 spectrum[:, index] += plane
         if torch.equal(spectrum, spectrum[:, :1].expand_as(spectrum)):
             spectrum = spectrum[:, :1]
-        spectrum = torch.fft.ifftshift(spectrum, dim=1)
-        return spectrum.to(self.maps.device, self.maps.dtype.to_real()).contiguous()
+        uncentred: Tensor = torch.fft.ifftshift(spectrum, dim=1)
+        return uncentred.to(self.maps.device)
 
     def _moved(self, x: Tensor) -> Tensor:
         """View ``(*batch, z, y, x)`` as ``(item, Cartesian axis, *plane)``."""

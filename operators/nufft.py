@@ -51,8 +51,9 @@ class NUFFT:
         InputError: an accuracy out of reach.
 
     Source:
-        Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput. 41 (2019), C479;
-        on CUDA: Shih et al., arXiv 2102.08463.
+        Barnett, Magland and af Klinteberg, "A parallel nonuniform fast Fourier transform library
+        based on an exponential of semicircle kernel", arXiv 1808.06736; on CUDA: Shih et al.,
+        arXiv 2102.08463.
 
     Example:
         >>> F = NUFFT(torch.tensor([[0.0], [1.0]]), (4,), eps=1e-6)
@@ -201,7 +202,8 @@ def toeplitz_normal(image: Tensor, maps: Tensor, spectrum: Tensor, *, axes: Sequ
         modulated, total = image, torch.zeros_like(image)
         for axis in axes_to_shift:
             modulated = modulated * _half_step(image, axis)
-        for coils in maps.split(block):
+        for first in range(0, len(maps), block):
+            coils = maps[first: first + block]
             signal = torch.fft.fftn(coils * modulated, dim=tuple(axes))
             signal *= part
             signal = torch.fft.ifftn(signal, dim=tuple(axes))
