@@ -166,7 +166,6 @@ def test_evaluate(tmp_path):
     assert_user_error(refused, "expected a NIfTI file, found no file")
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's forward mode
 def test_check_operator(ct_recipe, mri_recipe, monkeypatch):
     result = medinv("check-operator", ct_recipe, "--set", "measurement.views=4")
     assert result.exit_code == 0, result.output

@@ -12,7 +12,6 @@ from medinv.operators import Identity, LinearOperator, Magnitude, Operator, chec
 from medinv.operators.base import Space
 from tests.cases import DOUBLE, NONLINEAR, OPERATORS, SINGLE, mri
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 MIXED = [case for case in OPERATORS if case.name == "mri-known-phase"]  # real to complex
 SPACE = Space((4, 6), SINGLE, ("y", "x"))
 

@@ -17,8 +17,6 @@ from medinv.operators.sigpy_bridge import from_sigpy, to_sigpy
 from tests.cases import DOUBLE, OPERATORS, SINGLE, mri, random_maps, random_mask
 from tests.operators.test_operator_properties import close, noise
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
 MIXED = {"mri-known-phase"}  # from real to complex; the way back takes one dtype
 
 LINOPS = {
