@@ -24,7 +24,8 @@ def validate(geometry: CTGeometry) -> None:
 def check_angles(name: str, angles: Tensor) -> None:
     """Raise `ShapeError` unless ``angles`` is ``(view,)``, finite, and plausibly in radians.
 
-    Beyond two turns, an arc or all values in round numbers give degrees away.
+    Beyond two turns, values that are all multiples of 0.5, or a long arc that is one of 10, give
+    degrees away.
 
     Example:
         >>> check_angles("scan", torch.arange(180) * torch.pi / 180)
@@ -37,7 +38,8 @@ def check_angles(name: str, angles: Tensor) -> None:
     if span <= 4 * math.pi:
         return
     step = float(torch.diff(values.sort().values).median())
-    if _round(span, 10) or _round(span + step, 10) or all(_round(v, 0.5) for v in values.tolist()):
+    long_and_round = span > 80 and (_round(span, 10) or _round(span + step, 10))
+    if long_and_round or all(_round(value, 0.5) for value in values.tolist()):
         raise ShapeError(f"{name}: angles run from {float(values.min()):g} to "
                          f"{float(values.max()):g} and look like degrees; pass radians, "
                          "torch.deg2rad(angles).")
