@@ -146,8 +146,8 @@ def test_kspace_that_cannot_serve(scans, tmp_path):
         file["kspace"] = np.zeros((3, 5, 32, 32), np.float32)
     with pytest.raises(DataError, match="expected complex kspace"):
         slices[2]
-    scans[1].write_bytes(b"no longer HDF5")
+    (tmp_path / "text.h5").write_bytes(b"not HDF5")
     with pytest.raises(DataError, match="expected an HDF5 file"):
-        multicoil(scans[1:], tmp_path)
+        multicoil([tmp_path / "text.h5"], tmp_path)
     with pytest.raises(IndexError):
         slices[5]
