@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import struct
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,8 +16,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medinv.data import Volume, block_mean, crop, orientation_affine, to_ras, write_nifti
+from medinv.data import (
+    Volume,
+    block_mean,
+    crop,
+    orientation_affine,
+    read_nifti,
+    to_ras,
+    write_nifti,
+)
 from medinv.errors import DataError, ShapeError
+from tests.data.fuzzing import assert_survives
 
 SHAPE = (4, 5, 6)  # z, y, x: all different, so that a swapped axis shows
 
@@ -204,10 +218,134 @@ def test_nan_voxels(tmp_path):
 def test_series_of_volumes(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 3), np.float32), np.eye(4)),
                  tmp_path / "series.nii")
-    with pytest.raises(DataError, match="one volume"):
+    with pytest.raises(DataError, match=r"choose one with index=0 to 2"):
         Volume.from_nifti(tmp_path / "series.nii")
 
 
 def test_wrong_suffix(tmp_path):
     with pytest.raises(DataError, match="ends in .nii"):
         write_nifti(volume(AFFINES["ras"]), tmp_path / "volume.dcm")
+
+
+def test_one_volume_of_a_series(tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "series.nii.gz")
+    read = read_nifti(tmp_path / "series.nii.gz", index=3)
+    np.testing.assert_array_equal(read.data.numpy().T, voxels[..., 3])
+    with pytest.raises(DataError, match="index from 0 to 4, got 5"):
+        read_nifti(tmp_path / "series.nii.gz", index=5)
+
+
+def test_one_slice_is_a_volume(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.ones((2, 3), np.float32), np.eye(4)), tmp_path / "a.nii")
+    assert read_nifti(tmp_path / "a.nii").data.shape == (1, 3, 2)
+
+
+def test_nifti_2(tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    nibabel.save(nibabel.Nifti2Image(voxels, AFFINES["oblique"].numpy()), tmp_path / "a.nii")
+    read = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read.data.numpy().T, voxels)
+    torch.testing.assert_close(read.affine, AFFINES["oblique"])
+
+
+@pytest.mark.parametrize(("sform", "qform", "expected"), [
+    (1, 1, "sform"), (1, 0, "sform"), (0, 1, "qform"), (0, 0, None),
+])
+def test_sform_counts_before_qform(tmp_path, sform, qform, expected):
+    """Two transforms that differ: whichever code is set counts, the sform's first."""
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.float32), None)
+    places = {"sform": np.diag([2.0, 2, 2, 1]), "qform": np.diag([3.0, 3, 3, 1])}
+    image.set_sform(places["sform"], sform)
+    image.set_qform(places["qform"], qform)
+    nibabel.save(image, tmp_path / "a.nii")
+    read = read_nifti(tmp_path / "a.nii")
+    if expected is None:
+        assert "neither sform nor qform" in str(read.metadata["position"])
+    else:
+        np.testing.assert_array_equal(read.affine, places[expected])
+        assert "position" not in read.metadata
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-3.0, 3.0)] * 2),
+    spacing=st.tuples(*[st.floats(0.1, 10.0)] * 3),
+    flips=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    origin=st.tuples(*[st.floats(-500.0, 500.0)] * 3),
+    shape=st.tuples(*[st.integers(1, 5)] * 3),
+    dtype=st.sampled_from([torch.float32, torch.complex64, torch.int16, torch.uint8,
+                           torch.float64]),
+    suffix=st.sampled_from([".nii", ".nii.gz"]),
+)
+def test_every_voxel_keeps_its_value_and_place(angles, spacing, flips, origin, shape, dtype,
+                                               suffix):
+    directions = rotation(angles[0]) @ rotation(angles[1]).T
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = directions @ torch.diag(torch.tensor(spacing) * torch.tensor(flips)).double()
+    affine[:3, 3] = torch.tensor(origin)
+    values = torch.randn(shape, dtype=torch.complex128) * 100
+    written = Volume((values if dtype.is_complex else values.real.abs()).to(dtype), affine)
+    with tempfile.TemporaryDirectory() as folder:
+        written.to_nifti(Path(folder, f"volume{suffix}"))
+        read = Volume.from_nifti(Path(folder, f"volume{suffix}"))
+    # float64 is stored as float32; the other types are kept exactly.
+    expected = written.data if dtype.is_complex else written.data.float()
+    assert torch.equal(read.data, expected)
+    corner = [float(n - 1) for n in reversed(shape)]
+    # The header holds the affine in float32: 6e-8 of 500 mm.
+    assert read.world_mm(corner) == pytest.approx(written.world_mm(corner), abs=2e-4)
+
+
+@pytest.mark.parametrize("low", [-1000.0, 0.0])
+def test_scaled_int16(tmp_path, low):
+    """A voxel is off by at most half a step, 4000 / 65534, and the header says so."""
+    written = volume(AFFINES["oblique"]).with_data(torch.rand(SHAPE) * 4000 + low)
+    path = tmp_path / "volume.nii"
+    write_nifti(written, path, scaled_int16=True)
+    error = float((read_nifti(path).data - written.data).abs().max())
+    span = float(written.data.max() - written.data.min())
+    assert error <= 1.01 * span / 131068
+    header = nibabel.load(path).header
+    assert header.get_data_dtype() == np.int16
+    assert "off by at most 0.02" in header["descrip"].item().decode()
+
+
+def test_scaled_int16_of_a_constant_and_of_complex_values(tmp_path):
+    constant = volume(AFFINES["ras"]).with_data(torch.full(SHAPE, -7.25))
+    write_nifti(constant, tmp_path / "a.nii", scaled_int16=True)
+    assert torch.equal(read_nifti(tmp_path / "a.nii").data, constant.data)
+    with pytest.raises(DataError, match="expected real voxels"):
+        write_nifti(volume(AFFINES["ras"], torch.complex64), tmp_path / "b.nii",
+                    scaled_int16=True)
+
+
+def test_provenance_stands_beside(tmp_path):
+    write_nifti(volume(AFFINES["ras"]), tmp_path / "a.nii.gz", provenance={"seed": 3})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"seed": 3}
+
+
+def test_absurd_headers(tmp_path):
+    """A shape beyond the memory, and gigabytes before the voxels in a small .gz."""
+    path = tmp_path / "a.nii"
+    volume(AFFINES["ras"]).to_nifti(path)
+    content = bytearray(path.read_bytes())
+    shape = content.copy()
+    struct.pack_into("<3h", shape, 42, 32767, 32767, 32767)
+    path.write_bytes(shape)
+    with pytest.raises(DataError, match="GiB of memory are free"):
+        read_nifti(path)
+    struct.pack_into("<f", content, 108, 2e9)
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match="voxels within the first"):
+        read_nifti(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_fuzz(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    seeds = []
+    for dtype in (torch.float32, torch.complex64):
+        volume(AFFINES["oblique"], dtype).to_nifti(path)
+        seeds.append(path.read_bytes())
+    assert_survives(read_nifti, suffix, seeds, 200, answer=Volume)
