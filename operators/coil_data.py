@@ -44,7 +44,8 @@ class CoilTransform:
         """
         axis = _coil_axis(y, ndim, self.matrix.shape[-1])
         matrix = self.matrix.to(y.device, y.dtype)
-        return torch.tensordot(matrix, y, ([1], [axis])).movedim(0, axis)
+        virtual: Tensor = torch.tensordot(matrix, y, ([1], [axis]))
+        return virtual.movedim(0, axis)
 
     def maps(self, maps: Tensor, *, ndim: int = 2) -> Tensor:
         """Maps ``(..., coil, [z,] y, x)`` of the virtual coils; the same combinations."""
@@ -87,7 +88,8 @@ class ReadoutCoilTransform:
                              "cropping, or make the matrix from cropped data.")
         hybrid = maps.movedim((self.axis, axis), (0, 1))
         matrix = self.matrix.to(maps.device, maps.dtype)
-        virtual = torch.bmm(matrix, hybrid.flatten(2)).unflatten(2, hybrid.shape[2:])
+        virtual = torch.bmm(matrix, hybrid.flatten(2)).reshape(
+            *matrix.shape[:2], *hybrid.shape[2:])
         return virtual.movedim((0, 1), (self.axis, axis))
 
 
@@ -195,7 +197,7 @@ def prewhitening_matrix(noise: Tensor) -> Complex[Tensor, "coil coil"]:
         raise InputError("prewhitening_matrix: the noise covariance is singular: a coil is dead, "
                          "a copy of another, or its noise not finite; drop that coil.")
     identity = torch.eye(n_coils, dtype=factor.dtype, device=noise.device)
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
     return (math.sqrt(2) * inverse).to(noise.dtype)
 
 
@@ -257,5 +259,5 @@ def _samples(name: str, kspace: Tensor, n_virtual: int, ndim: int) -> Tensor:
 
 def _main_combinations(samples: Tensor, n_coils: int) -> Complex[Tensor, "virtual coil"]:
     """Orthonormal rows with the largest energy of ``(coil, sample)`` first."""
-    _, vectors = torch.linalg.eigh(samples @ samples.mH)
+    vectors: Tensor = torch.linalg.eigh(samples @ samples.mH).eigenvectors
     return vectors[:, -n_coils:].flip(-1).mH

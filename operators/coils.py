@@ -292,7 +292,7 @@ def _main_eigenvector(images: Tensor, window: int) -> Tensor:
     covariance = images.unsqueeze(1) * images.conj()
     for axis in range(2, covariance.ndim):
         covariance = _moving_sum(covariance, axis, window)
-    vectors = torch.linalg.eigh(covariance.movedim((0, 1), (-2, -1))).eigenvectors
+    vectors: Tensor = torch.linalg.eigh(covariance.movedim((0, 1), (-2, -1))).eigenvectors
     return vectors[..., -1].movedim(-1, 0)
 
 

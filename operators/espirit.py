@@ -43,13 +43,13 @@ def calibration_kernel(calibration: Complex[Tensor, " coil *width"], kernel_widt
     n_coils, n = calibration.shape[0], calibration.ndim - 1
     window = (kernel_width,) * n
     projector = (signal @ signal.mH).reshape(n_coils, *window, n_coils, *window)
-    kernel = projector.new_zeros(n_coils, n_coils, *(2 * kernel_width - 1,) * n)
+    kernel: Tensor = projector.new_zeros(n_coils, n_coils, *(2 * kernel_width - 1,) * n)
     every = (slice(None),)
     for offset in product(range(kernel_width), repeat=n):
         lags = tuple(slice(kernel_width - 1 - j, 2 * kernel_width - 1 - j) for j in offset)
         column = projector[(*every * (n + 2), *offset)]
         kernel[(*every * 2, *lags)] += column.movedim(-1, 1)
-    return kernel / kernel_width**n
+    return kernel / math.prod(window)
 
 
 def _window_covariance(calibration: Tensor, kernel_width: int) -> Tensor:

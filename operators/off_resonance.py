@@ -65,7 +65,7 @@ class OffResonance(LinearOperator):
             raise InputError(f"OffResonance: tolerance is {tolerance}; pass a positive number.")
         super().__init__(op.domain, op.codomain)
         self.op = op
-        times, where = times_ms.double().unique(return_inverse=True)
+        times, where = torch.unique(times_ms.double(), return_inverse=True)
         low, high = float(field_hz.min()), float(field_hz.max())
         segment_times, weights, self.error = _segments(low, high, times, tolerance)
         real = op.domain.dtype.to_real()
@@ -165,7 +165,8 @@ def _fit(fitted: Tensor, finer: Tensor, centres: Tensor, times: Tensor) -> tuple
     """Least-squares weights and their largest error over the ``finer`` frequencies."""
     inverse = torch.linalg.pinv(_phasors(fitted, centres), rtol=1e-10)
     parts, error = [], 0.0
-    for chunk in times.split(_CHUNK):
+    for start in range(0, len(times), _CHUNK):
+        chunk = times[start: start + _CHUNK]
         weights = inverse @ _phasors(fitted, chunk)
         misfit = _phasors(finer, centres) @ weights - _phasors(finer, chunk)
         parts.append(weights)
