@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from types import EllipsisType
 
 import torch
 from scipy.fft import next_fast_len
@@ -19,6 +20,7 @@ from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator, Space
 
 _AXES = ("z", "y", "x")
+_Window = tuple[EllipsisType | slice, ...]
 
 
 class Identity(LinearOperator):
@@ -159,8 +161,8 @@ class Blur(LinearOperator):
 
     def _filter(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Multiply the spectrum of ``x``, which zeros extend to the transform's grid."""
-        field = tuple(slice(n) for n in self.domain.shape)
-        return self._inverse(self._transform(x).mul_(spectrum))[(..., *field)]
+        field: _Window = (..., *(slice(n) for n in self.domain.shape))
+        return self._inverse(self._transform(x).mul_(spectrum))[field]
 
     def _transform(self, x: Tensor) -> Tensor:
         """The unscaled Fourier transform on the grid; half of it for a real image."""
@@ -274,30 +276,26 @@ class Patches(LinearOperator):
         _check_patches(image.shape, patch, stride)
         starts = [[*range(0, n - p, s), n - p]
                   for n, p, s in zip(image.shape, patch, stride, strict=True)]
-        self._corners = list(product(*starts))
-        super().__init__(image, Space((len(self._corners), *patch), dtype,
-                                      ("patch", *image.axes)))
+        corners = list(product(*starts))
+        super().__init__(image, Space((len(corners), *patch), dtype, ("patch", *image.axes)))
+        self._windows: list[_Window] = [
+            (..., *(slice(i, i + p) for i, p in zip(corner, patch, strict=True)))
+            for corner in corners]
         ones = torch.ones(self.codomain.shape, dtype=dtype)
         self.register_buffer("counts", self._adjoint(ones).real, persistent=False)
 
     def _forward(self, x: Tensor) -> Tensor:
-        patches = [x[(..., *window)] for window in self._windows()]
-        return torch.stack(patches, dim=self.domain.batch_ndim(x))
+        return torch.stack([x[window] for window in self._windows], self.domain.batch_ndim(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         batch = self.codomain.batch_ndim(y)
         x = y.new_zeros(*y.shape[:batch], *self.domain.shape)
-        for window, patch in zip(self._windows(), y.unbind(batch), strict=True):
-            x[(..., *window)] += patch
+        for window, patch in zip(self._windows, y.unbind(batch), strict=True):
+            x[window] += patch
         return x
 
     def _normal(self, x: Tensor) -> Tensor:
         return self.counts * x
-
-    def _windows(self) -> list[tuple[slice, ...]]:
-        patch = self.codomain.shape[1:]
-        return [tuple(slice(i, i + p) for i, p in zip(corner, patch, strict=True))
-                for corner in self._corners]
 
     def norm(self) -> float:
         """The square root of the largest overlap."""

@@ -15,6 +15,7 @@ import numpy as np
 import sigpy.linop
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from medinv.errors import DependencyError, ShapeError
 from medinv.operators.base import LinearOperator, Space
@@ -146,8 +147,7 @@ def _to_tensor(array: Any) -> Tensor:  # noqa: ANN401  (numpy or cupy)
     if isinstance(array, np.ndarray):
         strided = array if min(array.strides, default=0) >= 0 else array.copy()
         return torch.from_numpy(strided)
-    tensor: Tensor = torch.from_dlpack(array)
-    return tensor
+    return from_dlpack(array)
 
 
 def _cupy() -> Any:  # noqa: ANN401  (an optional module)
