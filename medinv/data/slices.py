@@ -18,6 +18,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -94,7 +95,9 @@ class SliceStack:
     def _name(self) -> str:
         if not self.source.is_file():
             raise DataError(f"{self.source}: expected a volume, found no file; check the path")
-        text = f"{_FORMAT} {file_hash(self.source)} {self.prepare!r}"
+        stat = self.source.stat()
+        checksum = _checksum(self.source.resolve(), stat.st_size, stat.st_mtime_ns)
+        text = f"{_FORMAT} {checksum} {self.prepare!r}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _write(self, path: Path) -> None:
@@ -104,6 +107,12 @@ class SliceStack:
                             f"{tuple(slices.shape)}")
         with replacing(path) as temporary:
             np.save(temporary, slices.contiguous().numpy(), allow_pickle=False)
+
+
+@cache
+def _checksum(path: Path, size: int, mtime_ns: int) -> str:
+    """Hash a file once, however many planes are cut from it, as long as it does not change."""
+    return file_hash(path)
 
 
 @dataclass(frozen=True)
