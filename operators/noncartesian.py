@@ -77,7 +77,7 @@ class NonCartesianMRI(LinearOperator):
 
     def __init__(self, maps: Tensor, trajectory: Tensor, *, weights: Tensor | None = None,
                  shift: Sequence[float] = (), eps: float = 1e-6, toeplitz: bool = True) -> None:
-        ndim = trajectory.shape[-1]
+        ndim = trajectory.shape[-1] if trajectory.ndim else 0
         check_maps("NonCartesianMRI", maps, ndim)
         grid = tuple(maps.shape[-ndim:])
         points = check_trajectory("NonCartesianMRI", trajectory, grid, shift)

@@ -204,6 +204,7 @@ def test_memory_of_the_normal_operator_is_an_argument(rng):
      r"needs \(coil, z, y, x\); add the missing axis or drop the extra"),
     ({"maps": MAPS * math.nan}, r"maps hold NaN or infinity; use `maps.nan_to_num"),
     ({"trajectory": torch.zeros(5, 4)}, r"last axis is 4; it holds \(ky, kx\) or \(kz, ky, kx\)"),
+    ({"trajectory": torch.tensor(1.0)}, r"last axis is 0; it holds"),
     ({"trajectory": torch.zeros(5, 2).int()}, r"trajectory is \(5, 2\) of torch.int32; pass real"),
     ({"trajectory": torch.zeros(0, 2)}, r"trajectory is \(0, 2\).*one or more"),
     ({"trajectory": torch.full((5, 2), math.inf)}, r"NaN or infinity; drop those samples"),
