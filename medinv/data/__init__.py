@@ -1,6 +1,7 @@
 """Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
 from medinv.data.arrays import read_array, read_array_kspace, read_maps
+from medinv.data.bart import read_bart_kspace, read_cfl, write_cfl
 from medinv.data.dicom import list_series, read_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
@@ -41,6 +42,8 @@ __all__ = [
     "read_array",
     "read_array_kspace",
     "read_dicom",
+    "read_bart_kspace",
+    "read_cfl",
     "read_fastmri",
     "read_ismrmrd",
     "read_kspace",
@@ -49,6 +52,7 @@ __all__ = [
     "read_volume",
     "shepp_logan",
     "to_ras",
+    "write_cfl",
     "write_fastmri_reconstruction",
     "write_nifti",
 ]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medinv.data.arrays import read_array_kspace
+from medinv.data.bart import read_bart_kspace
 from medinv.data.dicom import read_dicom
 from medinv.data.fastmri import read_fastmri
 from medinv.data.ismrmrd import is_ismrmrd, read_ismrmrd
@@ -14,6 +15,7 @@ from medinv.data.nifti import read_nifti
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
+_BART = (".cfl", ".hdr")
 _HDF5 = (".h5", ".hdf5")
 _NUMPY = (".npy", ".npz")
 
@@ -47,10 +49,13 @@ def read_kspace(
         ShapeError: the mask has another size than k-space.
     """
     suffix = Path(path).suffix.lower()
+    if suffix in _BART:
+        kspace = read_bart_kspace(path)
+        return kspace if slices is None else kspace.part(slices)
     if suffix in _HDF5:
         return _read_raw(path, slices) if is_ismrmrd(path) else read_fastmri(path, key, slices)
     if suffix not in _NUMPY:
-        known = ", ".join((*_NUMPY, *_HDF5))
+        known = ", ".join((*_NUMPY, *_HDF5, *_BART))
         raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
     kspace = read_array_kspace(path, key)
     if slices is None:
