@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class _ProcessGauge:
     def reset(self) -> int:
         """Forget the peak so far; bytes held now."""
         try:
+            _give_back()
             Path("/proc/self/clear_refs").write_text("5")
             return _status_bytes("VmRSS")
         except OSError:
@@ -90,6 +92,12 @@ class _CudaGauge:
 
 def _gauge(device: torch.device) -> _ProcessGauge | _CudaGauge:
     return _CudaGauge(device) if device.type == "cuda" else _ProcessGauge()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system (glibc), so that using it again is seen."""
+    with suppress(AttributeError, TypeError):  # other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_bytes(field: str) -> int:

@@ -8,6 +8,7 @@ size of what is compared, so that they can be held against the rounding of the d
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,14 +50,14 @@ class Property:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call takes, without batch: the fastest of three, warm.
+    """What one call takes, without batch.
 
     Attributes:
         call: the method.
-        seconds: wall-clock time.
+        seconds: wall-clock time, the fastest of three.
         peak_bytes: most memory held beyond what was held before the call: what torch allocated
-            on a CUDA device, or the resident memory of the process, which does not show memory
-            that it had freed and uses again (small operators may show 0).
+            on a CUDA device, or the resident memory of the process (where the C library is not
+            glibc, memory that is used again is not seen).
     """
 
     call: str
@@ -274,12 +275,17 @@ def _costs(A: Operator, x: Tensor, draw: _Draw) -> list[Cost]:
 
 
 def _cost(name: str, call: Callable[[], Tensor], device: torch.device) -> Cost:
-    runs = []
-    for _ in range(_REPEATS):
-        with measure(device) as run:
-            call()
-        runs.append(run)
-    return Cost(name, min(run.seconds for run in runs), max(run.peak_bytes for run in runs))
+    with measure(device) as run:
+        call()
+    return Cost(name, min(_seconds(call, device) for _ in range(_REPEATS)), run.peak_bytes)
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -230,13 +230,13 @@ class SliceDownsampling(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         y = x.new_zeros(*x.shape[:-3], *self.codomain.shape)
         for weight, thick, thin in self._taps:
-            y[..., thick, :, :] += weight * x[..., thin, :, :]
+            y[..., thick, :, :].add_(x[..., thin, :, :], alpha=weight)
         return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
         x = y.new_zeros(*y.shape[:-3], *self.domain.shape)
         for weight, thick, thin in self._taps:
-            x[..., thin, :, :] += weight * y[..., thick, :, :]
+            x[..., thin, :, :].add_(y[..., thick, :, :], alpha=weight)
         return x
 
 
