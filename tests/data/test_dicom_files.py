@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.fileset import FileSet
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from medinv.data import Volume, list_series, read_dicom
@@ -48,32 +47,34 @@ def test_folder_list_and_zip_agree(folder, tmp_path):
         np.testing.assert_array_equal(read_dicom(source).data.numpy(), expected)
 
 
-@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
-def test_dicomdir(folder, tmp_path):
-    files = FileSet()
+def write_directory(disk: Path, files: list[list[str]]) -> Path:
+    """A DICOMDIR that lists these files (a FileSet of pydicom leaves temporary files behind)."""
+    directory = image(VOXELS[0], SOPClassUID="1.2.840.10008.1.3.10")
+    directory.DirectoryRecordSequence = [pydicom.Dataset() for _ in files]
+    for record, parts in zip(directory.DirectoryRecordSequence, files, strict=True):
+        record.ReferencedFileID = parts
+    directory.save_as(disk / "DICOMDIR", enforce_file_format=True)
+    return disk / "DICOMDIR"
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS:UserWarning")  # by pydicom, on writing
+def test_dicomdir(folder):
+    files = [[folder.name, path.name.upper()] for path in folder.iterdir()]
     for path in folder.iterdir():
-        dataset = pydicom.dcmread(path)
-        dataset.StudyID, dataset.StudyDate, dataset.StudyTime = "1", "20200101", "000000"
-        files.add(dataset)
-    files.write(tmp_path / "disk")
-    np.testing.assert_array_equal(read_dicom(tmp_path / "disk" / "DICOMDIR").data.numpy(), VOXELS)
-    np.testing.assert_array_equal(read_dicom(tmp_path / "disk").data.numpy(), VOXELS)
-    next(path for path in (tmp_path / "disk").rglob("*") if path.is_file()
-         and path.name != "DICOMDIR").unlink()
+        path.rename(path.with_name(path.name.upper()))
+    directory = write_directory(folder.parent, files)
+    np.testing.assert_array_equal(read_dicom(directory).data.numpy(), VOXELS)
+    (folder / files[0][1]).unlink()
     with pytest.raises(DataError, match="of 4 is missing"):
-        read_dicom(tmp_path / "disk" / "DICOMDIR")
+        read_dicom(directory)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS:UserWarning")  # by pydicom, on writing
 def test_dicomdir_that_leaves_its_folder(folder, tmp_path):
-    directory = image(VOXELS[0])
-    record = pydicom.Dataset()
-    record.ReferencedFileID = ["..", "series", "image0000.dcm"]
-    directory.DirectoryRecordSequence = [record]
     (tmp_path / "disk").mkdir()
-    directory.save_as(tmp_path / "disk" / "DICOMDIR", enforce_file_format=True)
+    directory = write_directory(tmp_path / "disk", [["..", folder.name, "image0000.dcm"]])
     with pytest.raises(DataError, match="outside its folder; refused"):
-        list_series(tmp_path / "disk" / "DICOMDIR")
+        list_series(directory)
 
 
 def test_a_file_without_preamble(folder, tmp_path):

@@ -36,6 +36,17 @@ if TYPE_CHECKING:
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 Trait = str | float | tuple[float, ...]
 
+_TRAITS = {
+    "echo time (ms)": "EffectiveEchoTime", "inversion time (ms)": "InversionTime",
+    "b-value (s/mm2)": "DiffusionBValue", "time point": "TemporalPositionIndex",
+    "trigger time (ms)": "NominalCardiacTriggerDelayTime", "acquisition": "FrameAcquisitionNumber",
+}
+_CLASSIC_TRAITS = {
+    "echo time (ms)": "EchoTime", "inversion time (ms)": "InversionTime",
+    "b-value (s/mm2)": "DiffusionBValue", "time point": "TemporalPositionIdentifier",
+    "trigger time (ms)": "TriggerTime", "acquisition": "AcquisitionNumber",
+    "instance": "InstanceNumber",
+}
 _MAX_FRAMES = 100_000
 _FAR_MM = 1e5  # no scanner places a slice 100 m away
 _MAX_SPACING_MM = 1e3
@@ -57,7 +68,6 @@ class Frame:
         intercept: see ``slope``.
         philips: private scale slope and intercept, where the file has them.
         thickness: distance to the next slice as the file states it, for a slice that is alone.
-        traits: what tells slices at one place apart (echo, b-value, time point...).
         tile: row and column in a mosaic at which the slice starts.
     """
 
@@ -72,8 +82,12 @@ class Frame:
     intercept: float
     philips: tuple[float, float] | None
     thickness: float | None
-    traits: Mapping[str, Trait]
     tile: tuple[int, int] = (0, 0)
+
+    @cached_property
+    def traits(self) -> Mapping[str, Trait]:
+        """What tells slices at one place apart (echo, b-value, time point...)."""
+        return _traits(self.header, self.index)
 
     @cached_property
     def normal(self) -> Vector:
@@ -95,7 +109,7 @@ def frames_of(header: Header) -> list[Frame]:
             f"{header.name}: its frames have no positions (a multi-frame file without functional "
             "groups, as ultrasound and angiography are); medinv reads cross-sections only"
         )
-    frame = _frame(header, 0, [header.dataset], _classic_traits(header))
+    frame = _frame(header, 0, [header.dataset])
     return _mosaic(frame) if "MOSAIC" in header.words("ImageType") else [frame]
 
 
@@ -108,8 +122,7 @@ def _enhanced(header: Header) -> Iterator[Frame]:
                         f"(at most {_MAX_FRAMES}); export the series again")
     common = _common_groups(header)
     for index, item in enumerate(frames):
-        groups = _groups(item) + common
-        yield _frame(header, index, groups, _enhanced_traits(header, index, groups))
+        yield _frame(header, index, _groups(item) + common)
 
 
 def frame_groups(header: Header, index: int) -> list[Dataset]:
@@ -130,9 +143,7 @@ def _groups(item: Dataset) -> list[Dataset]:
     return [group for tag in tags for group in items(item, int(tag))[:1]]
 
 
-def _frame(
-    header: Header, index: int, groups: Sequence[Dataset], traits: Mapping[str, Trait]
-) -> Frame:
+def _frame(header: Header, index: int, groups: Sequence[Dataset]) -> Frame:
     orientation = _required(header, groups, "ImageOrientationPatient", 6)
     position = _required(header, groups, "ImagePositionPatient", 3)
     dy, dx = _required(header, groups, "PixelSpacing", 2)
@@ -152,7 +163,7 @@ def _frame(
         header, index, (header.count("Rows"), header.count("Columns")), np.array(position),
         row / lengths[0], col / lengths[1], (dy, dx), 1.0 if slope is None else slope,
         _number(header, groups, "RescaleIntercept") or 0.0,
-        (precise[0], precise[1] or 0.0) if precise[0] else None, thickness, traits,
+        (precise[0], precise[1] or 0.0) if precise[0] else None, thickness,
     )
 
 
@@ -182,41 +193,20 @@ def _required(
     return found
 
 
-def _classic_traits(header: Header) -> dict[str, Trait]:
-    """What may differ between images at one place, most telling first."""
-    groups = [header.dataset]
-    wanted = {
-        "echo time (ms)": "EchoTime", "inversion time (ms)": "InversionTime",
-        "b-value (s/mm2)": "DiffusionBValue", "time point": "TemporalPositionIdentifier",
-        "trigger time (ms)": "TriggerTime", "acquisition": "AcquisitionNumber",
-        "instance": "InstanceNumber",
-    }
-    traits = _traits(header, groups, wanted)
-    return {"image type": " ".join(header.words("ImageType")[2:]), **traits}
-
-
-def _enhanced_traits(
-    header: Header, index: int, groups: Sequence[Dataset]
-) -> dict[str, Trait]:
-    wanted = {
-        "echo time (ms)": "EffectiveEchoTime", "inversion time (ms)": "InversionTime",
-        "b-value (s/mm2)": "DiffusionBValue", "time point": "TemporalPositionIndex",
-        "trigger time (ms)": "NominalCardiacTriggerDelayTime",
-        "acquisition": "FrameAcquisitionNumber",
-    }
-    texts = [word for key in ("StackID", "ComplexImageComponent", "FrameType")
-             for group in groups if key in group for word in words(group, key)]
-    traits = _traits(header, groups, wanted)
-    return {"image type": " ".join(texts), **traits, "instance": float(index)}
-
-
-def _traits(
-    header: Header, groups: Sequence[Dataset], wanted: Mapping[str, str]
-) -> dict[str, Trait]:
+def _traits(header: Header, index: int) -> dict[str, Trait]:
+    groups = frame_groups(header, index)
+    is_classic = len(groups) == 1
+    wanted = _CLASSIC_TRAITS if is_classic else _TRAITS
     found = {name: _number(header, groups, keyword) for name, keyword in wanted.items()}
     traits: dict[str, Trait] = {name: value for name, value in found.items() if value is not None}
     gradient = _find(header, groups, "DiffusionGradientOrientation", 3)
-    return traits if gradient is None else {**traits, "gradient": gradient}
+    if gradient is not None:
+        traits["gradient"] = gradient
+    if not is_classic:
+        traits["instance"] = float(index)
+    kinds = ("ImageType",) if is_classic else ("StackID", "ComplexImageComponent", "FrameType")
+    texts = [word for key in kinds for group in groups for word in words(group, key)]
+    return {"image type": " ".join(texts[2:] if is_classic else texts), **traits}
 
 
 def _mosaic(frame: Frame) -> list[Frame]:
@@ -234,7 +224,7 @@ def _mosaic(frame: Frame) -> list[Frame]:
     return [
         Frame(header, 0, (rows, cols), corner + k * frame.thickness * normal, frame.row,
               frame.col, frame.spacing, frame.slope, frame.intercept, None, frame.thickness,
-              frame.traits, (k // n_side * rows, k % n_side * cols))
+              (k // n_side * rows, k % n_side * cols))
         for k in range(n_slices)
     ]
 

@@ -136,12 +136,23 @@ def fill_values(
         if not slope:
             raise DataError(f"{frame.header.name}: RescaleSlope is 0; there are no precise values")
         slope, intercept = 1 / frame.philips[0], intercept / (slope * frame.philips[0])
-    with np.errstate(over="ignore", invalid="ignore"):  # the reader refuses what is not finite
-        if slope == 1:
-            np.add(image, np.float32(intercept), out=out, dtype=np.float32, casting="unsafe")
-        else:
-            np.multiply(image, slope, out=out, dtype=np.float64, casting="unsafe")
-            np.add(out, np.float32(intercept), out=out)
+    _check_range(image, slope, intercept, frame.header.name)
+    if slope == 1:
+        np.add(image, np.float32(intercept), out=out, dtype=np.float32, casting="unsafe")
+    else:
+        np.multiply(image, slope, out=out, dtype=np.float64, casting="unsafe")
+        np.add(out, np.float32(intercept), out=out)
+
+
+def _check_range(image: Stored, slope: float, intercept: float, name: str) -> None:
+    """Refuse values beyond float32: integers by what their type can hold, without a look."""
+    if image.dtype.kind == "f":
+        largest = float(np.abs(image).max())
+    else:
+        largest = float(2 ** (8 * image.dtype.itemsize))
+    if not largest * abs(slope) + abs(intercept) < float(np.finfo(np.float32).max):
+        raise DataError(f"{name}: values of {slope:g} * stored + {intercept:g} are NaN or too "
+                        "large for float32; the header is damaged, export the series again")
 
 
 def fill_padding(

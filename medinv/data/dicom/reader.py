@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from medinv.data.volume import Volume
 from medinv.errors import DataError, MedinvWarning
 
 AIR_HU = -1000.0
+_THREADS = min(4, os.cpu_count() or 1)  # reading and scaling leave Python's lock
 
 
 def read_dicom(
@@ -160,20 +163,22 @@ def _voxels(
     if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
         raise DataError(f"{name}: {shape} voxels exceed the limit of {MAX_VOXELS}; "
                         "the header is damaged, or pass a part of the series")
-    voxels: Voxels = np.empty((0, 0, 0), np.float32)
-    n_padding = 0
-    for header, slices in _by_file(stack.frames):
-        stored = stored_pixels(header)
-        if not voxels.size:  # only now is it known that the header's sizes are true
-            voxels = np.empty(shape, np.float32)
+    files = _by_file(stack.frames)
+    first = stored_pixels(files[0][0])  # whether the header's sizes are true, before the memory
+    voxels: Voxels = torch.empty(shape).numpy()
+
+    def fill(header: Header, slices: Sequence[tuple[int, Frame]]) -> int:
+        stored = first if header is files[0][0] else stored_pixels(header)
+        n_padding = 0
         for z, frame in slices:
             fill_values(voxels[z], stored, frame, precise)
             if padding is not None:
                 n_padding += fill_padding(voxels[z], stored, frame, padding)
+        return n_padding
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        n_padding = sum(threads.map(fill, *zip(*files, strict=True)))
     _check_repeats(stack, name)
-    if not np.isfinite(voxels).all():
-        raise DataError(f"{name}: some values are NaN or too large for float32; the rescale slope "
-                        "is damaged, export the series again")
     return voxels, n_padding
 
 
