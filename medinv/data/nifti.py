@@ -28,7 +28,7 @@ from medinv.errors import DataError
 
 _COMPRESSION = 4
 _SUFFIXES = (".nii", ".nii.gz")
-_MILLIMETRES = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the code of the unit; unknown: mm
 _INT16_STEPS = 65534  # one less than there are, as rounding of slope and intercept may need it
 _MAX_AXIS = 32767
 _HEADER_BYTES = 348
@@ -177,7 +177,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401  (nibabel is not typed)
 
 
 def _affine(image: Any, path: Path) -> torch.Tensor:  # noqa: ANN401
-    scale = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    scale = _MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
     affine = torch.from_numpy(np.diag([scale, scale, scale, 1.0]) @ image.affine)
     if not affine.isfinite().all() or torch.linalg.det(affine[:3, :3]) == 0:
         raise DataError(f"{path}: the header's transform is not invertible: {affine.tolist()}; "

@@ -17,7 +17,7 @@ from medinv.errors import DataError
 
 _BART = (".cfl", ".hdr")
 _HDF5 = (".h5", ".hdf5")
-_NUMPY = (".npy", ".npz")
+_ARRAYS = (".npy", ".npz", ".mat")
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -35,14 +35,16 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_kspace(
-    path: str | Path, key: str | None = None, *, slices: slice | None = None
+    path: str | Path, key: str | None = None, *, slices: slice | None = None,
+    axes: str | None = None,
 ) -> KSpace:
-    """k-space from ``.npy``, ``.npz`` or fastMRI-layout ``.h5``.
+    """k-space from ``.npy``, ``.npz``, ``.mat``, BART's ``.cfl``, fastMRI's or ISMRMRD's ``.h5``.
 
     Args:
         path: the file.
         key: array or data set to read, where the file holds several.
         slices: which slices to keep; an HDF5 file reads no other from the disk.
+        axes: of an array file, such as ``"kx ky coil"``; see `read_array_kspace`.
 
     Raises:
         DataError: another kind of file, or what the reader of this kind raises.
@@ -54,10 +56,10 @@ def read_kspace(
         return kspace if slices is None else kspace.part(slices)
     if suffix in _HDF5:
         return _read_raw(path, slices) if is_ismrmrd(path) else read_fastmri(path, key, slices)
-    if suffix not in _NUMPY:
-        known = ", ".join((*_NUMPY, *_HDF5, *_BART))
+    if suffix not in _ARRAYS:
+        known = ", ".join((*_ARRAYS, *_HDF5, *_BART))
         raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
-    kspace = read_array_kspace(path, key)
+    kspace = read_array_kspace(path, key, axes)
     if slices is None:
         return kspace
     mask = kspace.mask[slices] if kspace.mask.ndim == 3 else kspace.mask
