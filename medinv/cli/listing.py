@@ -177,5 +177,36 @@ def check_data(
     typer.echo(f"{name}: nothing is missing or wrong" + ("" if full else " by size and header"))
 
 
+@data.command("describe")
+@guarded
+def describe_data(
+    path: Annotated[Path, typer.Argument(help="NIfTI, DICOM (a folder, too), HDF5, NumPy or "
+                                         "MATLAB.")],
+    show_identifiers: Annotated[
+        bool, typer.Option("--show-identifiers", help="Show the patient's name, ID, birth date "
+                           "and UIDs of a DICOM file.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file or folder is: shape, place, units, acquisition, range, findings."""
+    from medinv.data.describe import describe
+
+    facts = describe(path, show_identifiers=show_identifiers)
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:>24}  {_lines(value)}")
+
+
+def _lines(value: object) -> str:
+    """A value; the parts of a list of texts, or of a mapping, below each other."""
+    if isinstance(value, dict):
+        value = [f"{name}: {item}" for name, item in value.items()]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return f"\n{'':26}".join(value) or "none"
+    return _cell(value)
+
+
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,152 @@
+"""What a file or folder is: shape, place, units, acquisition, range of values, findings.
+
+One function per format takes the path and returns plain values; `FORMATS` pairs it with a test of
+the path. No patient's name, ID, birth date or UID is among them unless the caller asks for it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from medinv.data.dicom import list_series, read_dicom
+from medinv.data.dicom.identifiers import identifiers
+from medinv.data.ismrmrd import is_ismrmrd
+from medinv.data.nifti import read_nifti
+from medinv.data.safety import open_hdf5
+from medinv.data.volume import Volume
+from medinv.errors import DataError, MedinvWarning
+
+Facts = dict[str, object]
+
+_MAX_LISTED = 50
+
+
+def describe(path: str | Path, *, show_identifiers: bool = False) -> Facts:
+    """What a file or folder is.
+
+    Args:
+        path: NIfTI, DICOM (folder, zip or file), HDF5, NumPy or MATLAB.
+        show_identifiers: add the patient's name, ID, birth date and UIDs of a DICOM file.
+
+    Raises:
+        DataError: nothing there, a kind that medinv does not read, or a damaged file.
+
+    >>> import numpy, tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.npy")
+    >>> numpy.save(name, numpy.zeros((2, 3), numpy.float32))
+    >>> describe(name)
+    {'format': 'NumPy', 'arrays': {'': '(2, 3) float32'}}
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: expected a file or folder, found nothing; check the path")
+    name, facts = next((name, facts) for name, matches, facts in FORMATS if matches(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedinvWarning)  # they are among the findings
+        found = {"format": name, **facts(path)}
+    if show_identifiers and name == "DICOM":
+        found["identifiers"] = identifiers(list_series(path)[0])
+    return found
+
+
+def _volume(volume: Volume) -> Facts:
+    data = volume.data.abs() if volume.data.is_complex() else volume.data
+    notes = volume.metadata.get("notes", ())
+    findings = list(notes) if isinstance(notes, tuple) else []
+    if data.min() == data.max():
+        findings.append("all voxels are equal")
+    return {
+        "shape (z, y, x)": list(volume.data.shape),
+        "spacing (x, y, z), mm": [round(value, 6) for value in volume.spacing_mm],
+        "orientation (x, y, z)": volume.orientation,
+        "space": volume.metadata.get("space", "unknown"),
+        "unit": volume.metadata.get("unit", "unknown"),
+        "smallest value": float(data.min()), "largest value": float(data.max()),
+        **volume.acquisition.known(), "findings": findings,
+    }
+
+
+def _nifti(path: Path) -> Facts:
+    return _volume(read_nifti(path))
+
+
+def _dicom(path: Path) -> Facts:
+    """The only volume of the only series; else what there is to choose from."""
+    series = list_series(path)
+    listed: Facts = {"series": [str(item) for item in series]}
+    if len(series) > 1:
+        return {**listed, "findings": ["several series: choose one by its index"]}
+    try:
+        return {**listed, **_volume(read_dicom(path))}
+    except DataError as error:
+        return {**listed, "findings": [str(error)]}
+
+
+def _hdf5(path: Path) -> Facts:
+    """The layout and the data sets of an HDF5 file; their numbers stay on the disk."""
+    import h5py
+
+    arrays: dict[str, str] = {}
+
+    def visit(name: str, node: object) -> int | None:
+        if isinstance(node, h5py.Dataset):
+            arrays[name] = f"{node.shape} {node.dtype}"
+        return 1 if len(arrays) >= _MAX_LISTED else None
+
+    with open_hdf5(path) as file:
+        file.visititems(visit)
+        names = set(file)
+    layout = "unknown"
+    if "kspace" in names:
+        layout = "fastMRI"
+    elif "exchange" in names:
+        layout = "DXchange"
+    elif is_ismrmrd(path):
+        layout = "ISMRMRD"
+    return {"layout": layout, "arrays": arrays}
+
+
+def _numpy(path: Path) -> Facts:
+    from medinv.data.arrays import read_array
+
+    if path.suffix.lower() == ".npy":
+        array = read_array(path).numpy()
+        return {"arrays": {"": f"{array.shape} {array.dtype}"}}
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = list(content.files)[:_MAX_LISTED]
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: expected an .npz file, but it cannot be read: {error}"
+                        ) from error
+    arrays = {name: read_array(path, name).numpy() for name in names}
+    return {"arrays": {name: f"{array.shape} {array.dtype}" for name, array in arrays.items()}}
+
+
+def _matlab(path: Path) -> Facts:
+    from scipy.io import whosmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        found = whosmat(path)
+    except (MatReadError, ValueError, NotImplementedError, OSError, TypeError,
+            LookupError) as error:
+        raise DataError(f"{path}: expected a MATLAB file, but it cannot be read: {error}"
+                        ) from error
+    return {"arrays": {name: f"{tuple(shape)} {kind}" for name, shape, kind in found}}
+
+
+def _ends(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.name.lower().endswith(suffixes)
+
+
+FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
+    ("NIfTI", _ends(".nii", ".nii.gz"), _nifti),
+    ("HDF5", _ends(".h5", ".hdf5"), _hdf5),
+    ("NumPy", _ends(".npy", ".npz"), _numpy),
+    ("MATLAB", _ends(".mat"), _matlab),
+    ("DICOM", lambda _: True, _dicom),
+)
