@@ -77,7 +77,7 @@ def _ray_weights(angles: Tensor, fan_angles: Tensor, largest: float) -> Tensor:
     gaps = torch.diff(theta, append=theta[:1] + 2 * math.pi)
     missing, last = gaps.max(0)
     arcs, share = (gaps + gaps.roll(1)) / 2, torch.full((n, len(fan_angles)), 0.5).double()
-    if missing > 2 * 2 * math.pi / n + 1e-6:
+    if missing > min(4 * math.pi / n, math.pi) + 1e-6:
         step = float((2 * math.pi - missing) / max(n - 1, 1))
         theta = (theta - theta[(last + 1) % n]).remainder(2 * math.pi)
         _check_arc(gaps[gaps < missing], step, float(theta.max()) + step, largest)

@@ -9,7 +9,7 @@ from matrix_operator import MatrixOperator, random_image, random_operator
 
 from medinv.errors import InputError, ShapeError
 from medinv.operators.mri import CartesianMRI
-from medinv.solvers import CGLS, CGSENSE, SIRT, TV, L1Wavelet, ZeroFilled
+from medinv.solvers import CGLS, CGSENSE, OSEM, SART, SIRT, TV, L1Wavelet, ZeroFilled
 
 DTYPES = [torch.float64, torch.complex128]
 SOLVERS = [
@@ -228,6 +228,12 @@ def test_wrong_measurements_are_refused(solver):
     (lambda: SIRT(relaxation=2.0), r"SIRT: relaxation: expected a number in \(0, 2\), got 2.0"),
     (lambda: SIRT(max_iter=0), "SIRT: max_iter"),
     (lambda: SIRT(tol=-1.0), "SIRT: tol"),
+    (lambda: SART(relaxation=0.0), r"SART: relaxation: expected a number in \(0, 2\)"),
+    (lambda: SART(max_iter=0), "SART: max_iter"),
+    (lambda: SART(subsets=0), "SART: subsets"),
+    (lambda: OSEM(max_iter=0), "OSEM: max_iter"),
+    (lambda: OSEM(subsets=0), "OSEM: subsets"),
+    (lambda: OSEM(background=-1.0), "OSEM: background"),
     (lambda: L1Wavelet(-0.1), "L1Wavelet: weight"),
     (lambda: L1Wavelet(0.1, max_iter=0), "L1Wavelet: max_iter"),
     (lambda: L1Wavelet(0.1, tol=-1.0), "L1Wavelet: tol"),
