@@ -6,6 +6,7 @@ from medinv.data.dicom import list_series, read_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.ismrmrd import read_ismrmrd
+from medinv.data.ismrmrd_image import write_ismrmrd_image
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.kspace_slices import KSpaceSlices
 from medinv.data.library import load_volume
@@ -54,5 +55,6 @@ __all__ = [
     "to_ras",
     "write_cfl",
     "write_fastmri_reconstruction",
+    "write_ismrmrd_image",
     "write_nifti",
 ]
