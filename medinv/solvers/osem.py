@@ -81,5 +81,5 @@ def _uniform(y: Tensor, A: LinearOperator) -> Tensor:
     """The constant image whose expected counts sum to those of ``y``, item by item."""
     axes = tuple(range(-len(A.codomain.shape), 0))
     seen = (A.adjoint(y.new_ones(A.codomain.shape)) > 0).to(y)
-    total = y.sum(axes) / A(seen).sum()
-    return total.reshape(*total.shape, *(1,) * len(A.domain.shape)) * seen
+    level: Tensor = y.sum(axes) / A(seen).sum()
+    return level.reshape(*level.shape, *(1,) * len(A.domain.shape)) * seen

@@ -31,7 +31,7 @@ class _Project(torch.autograd.Function):
         return sinograms
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         images, along_y, start, slope, length, sinograms = ctx.saved_tensors  # type: ignore
         rays = Rays(tuple(images.shape[1:]), along_y, start, slope, length)
