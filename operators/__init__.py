@@ -2,6 +2,7 @@
 
 from medinv.operators.base import LinearOperator, Operator, Space, stack
 from medinv.operators.check import check
+from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.operators.image import Blur, Identity, Inpainting, Patches, SliceDownsampling
 from medinv.operators.kspace_grid import CentreCrop
@@ -16,6 +17,7 @@ __all__ = [
     "Blur",
     "CartesianMRI",
     "CentreCrop",
+    "ConeBeam",
     "FanBeam",
     "Identity",
     "Inpainting",

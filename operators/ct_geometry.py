@@ -13,7 +13,7 @@ way; a short scan or a limited angle is nothing but its angles.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,6 +112,12 @@ class CTGeometry:
         along = self.normals
         detector = ((self.detectors - self.sources) * along).sum(1)
         return detector / (-self.sources * along).sum(1)
+
+    def views(self, index: Tensor) -> CTGeometry:
+        """The geometry of the views ``index``, ``(n,)``, in that order."""
+        return replace(self, sources=self.sources[index], detectors=self.detectors[index],
+                       col_axes=self.col_axes[index], row_axes=self.row_axes[index],
+                       angles=None if self.angles is None else self.angles[index])
 
     def project(self, points: Tensor) -> Tensor:
         """Where points appear on the detector.

@@ -12,6 +12,7 @@ from torch import Tensor
 from medinv.operators import (
     Blur,
     CartesianMRI,
+    ConeBeam,
     FanBeam,
     Identity,
     Inpainting,
@@ -23,6 +24,7 @@ from medinv.operators import (
     SliceDownsampling,
     StackOfStars,
     TransmissionCounts,
+    ct_geometry,
     stack,
     trajectories,
 )
@@ -109,6 +111,24 @@ def fan(shape=(9, 8), n_views=7, **options):
 def weighted(dtype, slices=()):
     weights = torch.rand(*slices, 5, 13, generator=torch.Generator().manual_seed(2))
     return Weighted(parallel()(dtype), weights.round(decimals=1))
+
+
+ANGLES = torch.arange(5) * math.pi / 5 + 0.1
+
+
+def cone_beam(geometry):
+    return lambda dtype: ConeBeam.from_geometry(geometry, dtype=dtype)
+
+
+def free_views():
+    """Sources all around, so that rays are steepest along x, y and z."""
+    rng = torch.Generator().manual_seed(0)
+    sources = 12 * torch.nn.functional.normalize(torch.randn(7, 3, generator=rng))
+    sources[:3] = torch.diag(torch.tensor([12.0, -12.0, 12.0]))
+    side = torch.randn(7, 3, generator=rng)
+    cols = 1.7 * torch.nn.functional.normalize(torch.linalg.cross(side, sources))
+    rows = 1.5 * torch.nn.functional.normalize(torch.linalg.cross(sources, cols)) + 0.2 * cols
+    return ct_geometry.free((4, 5, 6), (1.0, 0.8, 0.7), sources, -sources / 2, cols, rows, 5, 6)
 
 
 def complex_scaled(dtype):
@@ -222,6 +242,17 @@ OPERATORS = [
     OperatorCase("fan-curved", fan(curved=True, col_offset_mm=0.4, axis_offset_mm=-0.3)),
     OperatorCase("fan-one-view", fan(shape=(7, 12), n_views=1)),
     OperatorCase("fan-block-by-block", fan(memory_gib=0.0)),
+    OperatorCase("cone", cone_beam(ct_geometry.cone(
+        (3, 5, 4), ANGLES, (1.0, 0.8, 0.7), 20, 9, 4, 7, 1.4, 1.1, col_offset_mm=0.4,
+        axis_offset_mm=-0.3))),
+    OperatorCase("cone-curved", cone_beam(ct_geometry.cone(
+        (2, 6, 5), ANGLES, 0.9, 20, 9, 3, 6, 1.4, 1.6, curved=True, row_offset_mm=0.7))),
+    OperatorCase("cone-one-voxel", cone_beam(ct_geometry.cone(
+        (1, 1, 1), ANGLES[:1], 1.0, 9, 9, 1, 1, 1.0, 1.0))),
+    OperatorCase("helical", cone_beam(ct_geometry.helical(
+        (6, 5, 5), 2.3 * ANGLES, 0.8, 15, 9, 3, 9, 1.2, 1.3, pitch_mm=3.0))),
+    OperatorCase("tilted", cone_beam(ct_geometry.parallel((4, 5, 3), ANGLES, 1.0, 7, tilt=0.7))),
+    OperatorCase("free", cone_beam(free_views())),
     OperatorCase("weighted", weighted),
     OperatorCase("weighted-slices", lambda dtype: weighted(dtype, slices=(2,))),
     OperatorCase("adjoint", lambda dtype: mri((3, 5, 6), (5, 6))(dtype).H),
