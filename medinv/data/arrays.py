@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import tokenize
@@ -67,7 +66,7 @@ def _read_numpy(path: Path, key: str | None) -> Array:
         ) from error
 
 
-def _read_npy(path: Path, file: io.BufferedIOBase) -> Array:
+def _read_npy(path: Path, file: Any) -> Array:  # noqa: ANN401  (a file, or a zip's member)
     from numpy.lib import format as npy
 
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Complex
 from torch import Tensor
@@ -16,6 +17,8 @@ from medinv.data.volume import Volume
 from medinv.errors import DataError, ShapeError
 from medinv.operators import fourier
 from medinv.operators.coil_data import CoilTransform, prewhitening_matrix
+
+_WITHOUT_SIGNS = 0x7FFFFFFF7FFFFFFF  # of both parts of a complex64, as -0.0 is a zero too
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,5 +193,6 @@ def whitened(data: Tensor, noise: Tensor | None) -> Tensor:
 
 def measured_points(data: Complex[Tensor, "slice coil *grid"]) -> Bool[Tensor, "*grid_or_slices"]:
     """Where any coil holds a nonzero sample: (ky, kx) where all slices agree, else per slice."""
-    mask = (data != 0).any(dim=1)
+    bits = data.to(torch.complex64).resolve_conj().contiguous().numpy().view(np.int64)
+    mask = torch.from_numpy(np.bitwise_or.reduce(bits, axis=1) & _WITHOUT_SIGNS != 0)
     return mask[0] if bool((mask == mask[:1]).all()) else mask
