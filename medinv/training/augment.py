@@ -22,8 +22,8 @@ def uniform(low: float, high: float, shape: tuple[int, ...], rng: Generator) -> 
 
 
 def random_affine(x: Float[Tensor, "b y x"], rng: Generator, *, share: float = 0.5,
-                  zoom: float = 1.3) -> Float[Tensor, "b y x"]:
-    """Rotate by any angle and zoom by ``1/zoom .. zoom`` the given share of the images.
+                  zoom: float = 1.3, angle: float = torch.pi) -> Float[Tensor, "b y x"]:
+    """Rotate by up to ``angle`` radians and zoom by ``1/zoom .. zoom`` a share of the images.
 
     Example:
         >>> x = torch.rand(3, 8, 8)
@@ -31,10 +31,10 @@ def random_affine(x: Float[Tensor, "b y x"], rng: Generator, *, share: float = 0
         True
     """
     n = len(x)
-    angle = uniform(-torch.pi, torch.pi, (n,), rng)
+    turn = uniform(-angle, angle, (n,), rng)
     scale = zoom ** uniform(-1, 1, (n,), rng)
     chosen = torch.rand(n, generator=rng) < share
-    cos, sin = angle.cos() * scale, angle.sin() * scale
+    cos, sin = turn.cos() * scale, turn.sin() * scale
     zero = torch.zeros(n)
     theta = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(n, 2, 3)
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)
@@ -55,6 +55,18 @@ def random_flip(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, "b y
     turned = [torch.rot90(image, k % 4) for image, k in zip(x, pick, strict=True)]
     return torch.stack([image.flip(0) if k >= 4 else image
                         for image, k in zip(turned, pick, strict=True)])
+
+
+def random_mirror(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, "b y x"]:
+    """Mirror half of the images left to right.
+
+    Example:
+        >>> x = torch.arange(2.0).expand(4, 1, 2)
+        >>> random_mirror(x, Generator().manual_seed(0))[:, 0].tolist()
+        [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+    """
+    mirrored = torch.rand(len(x), 1, 1, generator=rng) < 0.5
+    return torch.where(mirrored, x.flip(-1), x)
 
 
 def random_contrast(x: Float[Tensor, "b y x"], rng: Generator) -> Float[Tensor, "b y x"]:

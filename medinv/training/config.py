@@ -14,7 +14,7 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Training volumes and how they are cut into images.
+    """Training volumes and how they are cut into images, or phantoms without anatomy.
 
     Either one file of a manifest: its ``train`` split is used for training (all of a volume that
     has no splits), and its ``validation`` split for validation. Or a collection of a manifest
@@ -23,6 +23,7 @@ class Source(_Strict):
     and only the slices that are drawn are read.
     """
 
+    phantom: Literal["ellipses"] | None = Field(None, description="random images of this kind")
     manifest: str | None = Field(None, description="data manifest that holds the file")
     file: str = Field("image", description="role of the file or collection in the manifest")
     folder: str | None = Field(None, description="folder that holds the manifest's files, or, "
@@ -37,8 +38,8 @@ class Source(_Strict):
 
     @model_validator(mode="after")
     def _names_its_volumes(self) -> Source:
-        if self.manifest is None and self.folder is None:
-            raise ValueError("expected a manifest, a folder, or both")
+        if (self.manifest is None and self.folder is None) == (self.phantom is None):
+            raise ValueError("expected a manifest, a folder, or both; or else a phantom")
         return self
 
 
@@ -49,6 +50,8 @@ class Images(_Strict):
     percentile: float = Field(99.0, description="MR: this percentile of a volume is one unit")
     mu_water: float = Field(0.02, gt=0, description="CT: one prior unit, 1/mm")
     crop: int = Field(96, ge=16, description="side of the square training images")
+    turns: bool = Field(True, description="turn images by any angle and mirror them; else they are "
+                        "only mirrored left to right, tilted and zoomed a little")
     sources: tuple[Source, ...]
 
 

@@ -15,10 +15,12 @@ from medinv.training.augment import (
     random_affine,
     random_contrast,
     random_flip,
+    random_mirror,
     random_phase,
     uniform,
 )
 from medinv.training.config import Images
+from medinv.training.ellipses import random_ellipses
 from medinv.training.sources import Volume, source_volumes
 
 
@@ -29,10 +31,11 @@ def generator(seed: int, step: int) -> Generator:
 
 @dataclass(frozen=True)
 class _Part:
-    """The volumes of one source and its share of the images."""
+    """The volumes of one source (none for phantoms) and its share of the images."""
 
     volumes: list[Volume]
     weight: float
+    phantom: bool = False
 
 
 class ImageSampler:
@@ -45,8 +48,8 @@ class ImageSampler:
     def __init__(self, images: Images, *, validation: bool = False) -> None:
         self.images, self.validation = images, validation
         parts = (_Part(source_volumes(source, images, "validation" if validation else "train"),
-                       source.weight) for source in images.sources)
-        self.parts = [part for part in parts if part.volumes]
+                       source.weight, source.phantom is not None) for source in images.sources)
+        self.parts = [part for part in parts if part.volumes or part.phantom]
         if not self.parts:
             names = ", ".join(source.manifest or "a folder" for source in images.sources)
             split = "validation" if validation else "train"
@@ -60,7 +63,10 @@ class ImageSampler:
         x = torch.stack([self._crop(self.parts[i], rng) for i in picks])
         if self.validation:
             return random_phase(x, rng) if self.images.kind == "complex-mr" else x
-        x = random_affine(random_flip(x, rng), rng)
+        if self.images.turns:
+            x = random_affine(random_flip(x, rng), rng)
+        else:
+            x = random_affine(random_mirror(x, rng), rng, zoom=1.1, angle=0.1)
         if self.images.kind == "ct":
             return x.clamp(min=0)
         x = random_contrast(x.clamp(min=0), rng)
@@ -69,6 +75,8 @@ class ImageSampler:
     def _crop(self, part: _Part, rng: Generator) -> Tensor:
         """One square image; of up to four places, the first that is not mostly air."""
         size = self.images.crop
+        if part.phantom:
+            return random_ellipses(1, size, rng)[0]
         for _ in range(4):
             volume = part.volumes[0 if len(part.volumes) == 1 else
                                   _integer(len(part.volumes), rng)]

@@ -77,7 +77,8 @@ class TrainingSlices:
             volume = volume.narrow(along, start, stop - start)
         if self.pool != (1, 1, 1):
             volume = F.avg_pool3d(volume[None, None], self.pool)[0, 0]
-        return volume.movedim(axis, 0)
+        slices = volume.movedim(axis, 0)
+        return slices.transpose(1, 2) if isinstance(self.plane, int) else slices  # rows first
 
     def _units(self, volume: Tensor) -> Tensor:
         if self.kind == "ct":
@@ -92,6 +93,8 @@ def source_volumes(source: Source, images: Images, part: Part) -> list[Volume]:
         DataError: no such role, no volumes in the folder, or a broken manifest.
         DownloadError: a file could not be fetched.
     """
+    if source.phantom is not None:
+        return []
     if source.manifest is None:
         files = _folder_files(source, part)
         return [_stacks(file, source, images, source.planes) for file in files]

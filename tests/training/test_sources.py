@@ -79,7 +79,7 @@ def test_named_planes(folder):
                         "planes": ["axial", "coronal", "sagittal", 1]}).images.sources
     volume = source_volumes(source, config({"folder": "x"}).images, "train")[0]
     shapes = [stack.shape for stack in volume]
-    assert shapes == [(6, 18, 20), (18, 6, 20), (20, 6, 18), (18, 20, 6)]
+    assert shapes == [(6, 18, 20), (18, 6, 20), (20, 6, 18), (18, 6, 20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -106,18 +106,38 @@ def test_the_slices_of_a_split_are_those_of_the_file(tmp_path, monkeypatch):
     images = config({"manifest": str(tiny.write_boxes(tmp_path)), "planes": [0, 2]}).images
     first, second = ImageSampler(images).parts[0].volumes[0]
     volume = 1 + read_array(tmp_path / "boxes.nii.gz", None) / 1000
-    assert torch.equal(second[3], volume[..., 3])
-    assert torch.equal(first[7], volume[7, :, :6])
+    assert torch.equal(second[3], volume[..., 3].T)  # rows are the later axis of the file
+    assert torch.equal(first[7], volume[7, :, :6].T)
 
 
 @pytest.mark.parametrize(("source", "message"), [
     ({}, "a manifest, a folder, or both"),
+    ({"folder": "x", "phantom": "ellipses"}, "or else a phantom"),
     ({"folder": "x", "planes": ["oblique"]}, "planes"),
     ({"folder": "x", "planes": []}, "planes"),
 ])
 def test_wrong_sources(source, message):
     with pytest.raises(ValueError, match=message):
         config(source)
+
+
+def test_phantoms_need_no_files(tmp_path):
+    sampler = ImageSampler(config({"phantom": "ellipses"}).images)
+    x = sampler.batch(3, generator(0, 0))
+    assert torch.equal(x, sampler.batch(3, generator(0, 0)))
+    assert not torch.equal(x, sampler.batch(3, generator(0, 1)))
+    assert 0.2 < float((x > 0.1).float().mean()) < 1
+
+
+def test_images_that_are_not_turned_stay_upright(folder):
+    """The mean image keeps its brighter upper half; with turns it would lose it."""
+    images = config({"folder": str(folder)}).images.model_copy(update={"turns": False})
+    sampler = ImageSampler(images)
+    bright = torch.zeros(images.crop, images.crop)
+    bright[: images.crop // 2] = 1
+    sampler._crop = lambda part, rng: bright
+    mean = sampler.batch(64, generator(0, 0)).mean(0)
+    assert float(mean[:4].mean()) > 0.9 > 0.1 > float(mean[-4:].mean())
 
 
 def test_sources_without_volumes(tmp_path, monkeypatch):
