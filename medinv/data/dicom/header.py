@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from medinv.data.dicom.files import File, refusing
@@ -39,6 +40,7 @@ _KEYWORDS = (
     "DiffusionGradientOrientation", "TemporalPositionIdentifier", "TriggerTime", "KVP",
     "XRayTubeCurrent", "ConvolutionKernel", "PatientAge", "PatientSex", "EchoNumbers",
 )
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _FILE_META_BYTES = 1024
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PRIVATE = (CSA_HEADER, PHILIPS_INTERCEPT, PHILIPS_SLOPE)
@@ -132,19 +134,46 @@ def _value(dataset: Dataset, key: str | int) -> Any:  # noqa: ANN401  (pydicom i
 def numbers(dataset: Dataset, key: str | int, count: int, name: str) -> tuple[float, ...] | None:
     """``count`` finite numbers of a data set, or None (see `Header.numbers`)."""
     try:
-        value = _value(dataset, key)
-        if isinstance(value, bytes):  # a private tag of unknown type, in Philips' files a float
-            value = struct.unpack("<f", value)[0] if len(value) == 4 else None
-        if value is None or value == "" or (isinstance(value, Sequence) and not len(value)):
+        found = _converted(dataset, key)
+        if found == ():
             return None
-        many = isinstance(value, Sequence) and not isinstance(value, str)
-        found = tuple(float(item) for item in (value if many else [value]))
     except Exception:  # pydicom decodes a value when it is first used
         found = ()
     if len(found) != count or not all(math.isfinite(item) for item in found):
         raise DataError(f"{name}: expected {key} as {count} finite numbers, found something else; "
                         "the header is damaged, export the series again")
     return found
+
+
+def _converted(dataset: Dataset, key: str | int) -> tuple[float, ...]:
+    """The numbers of a tag; from its bytes, where pydicom has not spent its time on them yet."""
+    from pydicom.dataelem import RawDataElement
+
+    element = dataset.get_item(key)
+    if isinstance(element, RawDataElement) and element.value is not None:
+        if element.VR in ("DS", "IS"):
+            text = element.value.decode("ascii").strip(" \0")
+            return tuple(float(part) for part in text.split("\\")) if text else ()
+        if element.VR in _BINARY:
+            order = "<" if element.is_little_endian else ">"
+            code = _BINARY[element.VR]
+            n = len(element.value) // struct.calcsize(code)
+            return struct.unpack(f"{order}{n}{code}", element.value)
+    value = _value(dataset, key)
+    if isinstance(value, bytes):  # a private tag of unknown type, in Philips' files a float
+        return struct.unpack("<f", value) if len(value) == 4 else ()
+    if value is None or value == "":
+        return ()
+    many = isinstance(value, Sequence) and not isinstance(value, str)
+    return tuple(float(item) for item in (value if many else [value]))
+
+
+@cache
+def _tags() -> list[int]:
+    from pydicom.datadict import tag_for_keyword
+
+    tags = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
+    return [*_PRIVATE, *(tag for tag in tags if tag is not None)]
 
 
 def read_header(file: File, name: str) -> Header | None:
@@ -154,9 +183,7 @@ def read_header(file: File, name: str) -> Header | None:
         DataError: the file is DICOM, but damaged.
     """
     import pydicom
-    from pydicom.datadict import tag_for_keyword
 
-    tags = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
     with file.open() as stream:
         start = stream.read(_FILE_META_BYTES)
         bare = start[:2] in (b"\x02\x00", b"\x08\x00")  # DICOM without its preamble
@@ -168,5 +195,5 @@ def read_header(file: File, name: str) -> Header | None:
         stream.seek(0)
         with refusing(name, "the DICOM header cannot be read"):
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=bare,
-                                      specific_tags=[*tags, *_PRIVATE])
+                                      specific_tags=_tags())
             return Header(file, dataset, stream.tell(), name)
