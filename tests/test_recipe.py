@@ -255,6 +255,9 @@ def test_mri_is_written_by_magnitude_unless_complex_is_asked_for(mri_content, tm
     recipe = tiny.write_recipe(tmp_path / "r.yaml", mri_content)
     medinv.reconstruct(recipe=recipe, output=tmp_path / "real.nii.gz")
     assert not read_nifti(tmp_path / "real.nii.gz").data.is_complex()
+    beside = json.loads((tmp_path / "real.json").read_text())
+    assert beside["recipe_sha256"]
+    assert len(beside["measurement"]["input_sha256"]) == 64
     medinv.reconstruct(recipe=recipe, output=tmp_path / "complex.nii",
                        overrides={"output.complex_values": True})
     assert read_nifti(tmp_path / "complex.nii").data.is_complex()

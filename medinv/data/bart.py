@@ -102,6 +102,15 @@ def write_cfl(array: Tensor, path: str | Path, axes: str) -> None:
         temporary.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")
 
 
+def cfl_sizes(path: str | Path) -> dict[str, int]:
+    """The sizes of BART's 16 dimensions, by name; only the header is read.
+
+    Raises:
+        DataError: no header, or a broken one.
+    """
+    return dict(zip(_NAMES, _shape(_base(path)), strict=True))
+
+
 def read_bart_kspace(path: str | Path) -> KSpace:
     """Cartesian k-space from a BART file with readout, phase encodings, coils and slices.
 

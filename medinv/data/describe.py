@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from medinv.data.bart import cfl_sizes
 from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
+from medinv.data.fastmri import FastMRIFile
 from medinv.data.ismrmrd import is_ismrmrd
 from medinv.data.nifti import read_nifti
 from medinv.data.safety import open_hdf5
@@ -27,7 +29,7 @@ def describe(path: str | Path, *, show_identifiers: bool = False) -> Facts:
     """What a file or folder is.
 
     Args:
-        path: NIfTI, DICOM (folder, zip or file), HDF5, NumPy or MATLAB.
+        path: NIfTI, DICOM (folder, zip or file), HDF5, BART, NumPy or MATLAB.
         show_identifiers: add the patient's name, ID, birth date and UIDs of a DICOM file.
 
     Raises:
@@ -100,12 +102,18 @@ def _hdf5(path: Path) -> Facts:
         names = set(file)
     layout = "unknown"
     if "kspace" in names:
-        layout = "fastMRI"
+        with FastMRIFile(path) as scan:
+            return {"layout": "fastMRI", "arrays": arrays, **scan.acquisition.known()}
     elif "exchange" in names:
         layout = "DXchange"
     elif is_ismrmrd(path):
         layout = "ISMRMRD"
     return {"layout": layout, "arrays": arrays}
+
+
+def _bart(path: Path) -> Facts:
+    sizes = cfl_sizes(path)
+    return {"arrays": {"": ", ".join(f"{name} {n}" for name, n in sizes.items() if n > 1)}}
 
 
 def _numpy(path: Path) -> Facts:
@@ -146,6 +154,7 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
     ("NIfTI", _ends(".nii", ".nii.gz"), _nifti),
     ("HDF5", _ends(".h5", ".hdf5"), _hdf5),
+    ("BART", _ends(".cfl", ".hdr"), _bart),
     ("NumPy", _ends(".npy", ".npz"), _numpy),
     ("MATLAB", _ends(".mat"), _matlab),
     ("DICOM", lambda _: True, _dicom),

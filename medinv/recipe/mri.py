@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from medinv.data import load_manifest, read_kspace, read_maps, to_ras
+from medinv.data import KSpace, load_manifest, read_kspace, read_maps, to_ras
 from medinv.errors import DataError
 from medinv.operators import sampling
 from medinv.operators.coils import espirit
@@ -40,6 +40,9 @@ def measure_file(recipe: MRIFile, path: Path | None) -> Measured:
     kspace = read_kspace(file, key, slices=wanted)
     if recipe.slices is not None:
         check_slices(recipe.slices, recipe.slices[0] + len(kspace.data))
+    if kspace.data.ndim == 5:
+        raise DataError("measurement: recipes reconstruct slices, found a 3D scan; use "
+                        "medinv.operators.CartesianMRI with ndim=3")
     maps = None if recipe.maps is None else read_maps(recipe.maps, kspace)
     y = torch.where(kspace.mask.unsqueeze(-3), kspace.data, 0)
     estimated = maps is None
@@ -54,12 +57,19 @@ def measure_file(recipe: MRIFile, path: Path | None) -> Measured:
             f"measured k-space: {n_slices} slice(s), {n_coils} coils, "
             f"{grid[0]} x {grid[1]}, {kspace.acceleration:.3g}x undersampled"
         ),
-        notes=_ASSUMED if kspace.voxel_mm else (*_ASSUMED, _NO_VOXEL),
+        notes=_place_notes(kspace),
         facts={
             "simulated": False, "shape": [n_slices, *grid], "coils": n_coils,
             "acceleration": kspace.acceleration, "maps": "ESPIRiT" if estimated else recipe.maps,
         },
     )
+
+
+def _place_notes(kspace: KSpace) -> tuple[str, ...]:
+    """What people should know of the image's place and scale."""
+    if kspace.affine is not None:
+        return ()
+    return _ASSUMED if kspace.voxel_mm else (*_ASSUMED, _NO_VOXEL)
 
 
 def measure_simulated(recipe: MRISimulated, path: Path | None, seed: int) -> Measured:

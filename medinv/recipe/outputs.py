@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medinv.data import Volume
 from medinv.data.atomic import replacing, write_json
+from medinv.data.nifti import provenance_path, write_nifti
 from medinv.errors import InputError
 from medinv.evaluation.figure import comparison, gallery
 from medinv.evaluation.report import Provenance, write_report
@@ -39,7 +40,9 @@ def check_output(output: str | Path) -> None:
 
 
 def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:
-    """Write a run: the volume alone where ``output`` ends in ``.nii[.gz]``, else a folder.
+    """Write a run: the volume where ``output`` ends in ``.nii[.gz]``, else a folder.
+
+    How the volume came about stands beside it: its name with ``.json``, or ``metrics.json``.
 
     Returns:
         The files, by what they are.
@@ -49,8 +52,8 @@ def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:
     """
     path = Path(output)
     if _is_volume(path):
-        run.volume().to_nifti(path)
-        return {"reconstruction": path}
+        write_nifti(run.volume(), path, provenance=_facts(run, run.metrics()))
+        return {"reconstruction": path, "provenance": provenance_path(path)}
     files = _write_volumes(run, path)
     metrics = run.metrics()
     files["metrics"] = path / "metrics.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume
+from medinv.data.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
@@ -162,10 +163,18 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
     """The measurement of a recipe; ``path`` replaces the recipe's own file or data set."""
     block = recipe.measurement
     if isinstance(block, CTSimulated):
-        return ct.measure(block, path, recipe.seed)
-    if isinstance(block, MRIFile):
-        return mri.measure_file(block, path)
-    return mri.measure_simulated(block, path, recipe.seed)
+        measured = ct.measure(block, path, recipe.seed)
+    elif isinstance(block, MRIFile):
+        measured = mri.measure_file(block, path)
+    else:
+        measured = mri.measure_simulated(block, path, recipe.seed)
+    own = block.kspace.path if isinstance(block, MRIFile) else block.volume.path
+    source = path or (Path(own) if own else None)
+    if source is None:
+        return measured
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    checksum = digest(file for file in files if file.is_file())
+    return replace(measured, facts={**measured.facts, "input_sha256": checksum})
 
 
 def _sample(settings: SolverSettings, measured: Measured, prior: Prior | None,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medinv.data import KSpace, read_bart_kspace, read_cfl, read_kspace, write_cfl
+from medinv.data.describe import describe
 from medinv.errors import DataError
 from medinv.operators import fourier
 from tests.data.fuzzing import assert_survives
@@ -41,6 +42,12 @@ def test_round_trip(tmp_path, data):
     kspace = read_kspace(tmp_path / "scan.cfl")
     assert torch.equal(kspace.data, data)
     assert kspace.mask.all()
+
+
+def test_describe(tmp_path, data):
+    write_cfl(data, tmp_path / "scan", "slice coil ky kx")
+    assert describe(tmp_path / "scan.cfl") == {
+        "format": "BART", "arrays": {"": "x 5, y 4, coil 3, slice 2"}}
 
 
 def test_the_layout_is_column_major(tmp_path, data):

@@ -71,7 +71,9 @@ def test_hdf5_numpy_and_matlab(tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.zeros((2, 3, 4, 5), np.complex64)
     assert facts(tmp_path / "scan.h5") == {
-        "format": "HDF5", "layout": "fastMRI", "arrays": {"kspace": "(2, 3, 4, 5) complex64"}}
+        "format": "HDF5", "layout": "fastMRI", "modality": "MR",
+        "arrays": {"kspace": "(2, 3, 4, 5) complex64"},
+    }
     np.savez(tmp_path / "scan.npz", a=np.zeros(3), b=np.zeros((2, 2), np.int8))
     assert facts(tmp_path / "scan.npz")["arrays"] == {"a": "(3,) float64", "b": "(2, 2) int8"}
     scipy.io.savemat(tmp_path / "scan.mat", {"sinogram": np.zeros((3, 4))})
