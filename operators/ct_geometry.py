@@ -99,7 +99,7 @@ class CTGeometry:
     @property
     def normals(self) -> Tensor:
         """Unit normals of the detector, away from the source, ``(view, 3)``."""
-        normals = torch.linalg.cross(self.col_axes, self.row_axes)
+        normals: Tensor = torch.linalg.cross(self.col_axes, self.row_axes)
         normals = normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
         rays = self.sources if self.parallel else self.detectors - self.sources
         return normals * torch.sign((normals * rays).sum(1, keepdim=True))

@@ -61,7 +61,8 @@ def _edge_distance(geometry: CTGeometry, columns: Tensor) -> Tensor:
     width = torch.linalg.vector_norm(geometry.col_axes, dim=1)
     distance = ((geometry.detectors - geometry.sources) * geometry.normals).sum(1)
     angle = columns * width / distance
-    return source * torch.sin(angle if geometry.curved else torch.atan(angle))
+    distances: Tensor = source * torch.sin(angle if geometry.curved else torch.atan(angle))
+    return distances
 
 
 def findings(geometry: CTGeometry) -> list[str]:

@@ -7,6 +7,7 @@ from medinv.solvers.ddip import DDIP
 from medinv.solvers.dds import DDS
 from medinv.solvers.diffusion_mbir import DiffusionMBIR
 from medinv.solvers.fbp import FBP
+from medinv.solvers.fdk import FDK
 from medinv.solvers.l1_wavelet import L1Wavelet
 from medinv.solvers.osem import OSEM
 from medinv.solvers.padis import PaDIS
@@ -23,6 +24,7 @@ __all__ = [
     "DDIP",
     "DDS",
     "FBP",
+    "FDK",
     "OSEM",
     "SART",
     "SCD",

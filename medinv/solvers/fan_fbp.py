@@ -11,7 +11,8 @@ after Gullberg et al., IEEE Trans. Med. Imaging 5 (1986), 23)
     curved    x(r) = int  1 / L^2  int w p(theta, g) rho cos(g - g0) h'(g(r) - g) dg       dtheta
 
 where ``h'`` is the equiangular ramp. The weights ``w`` of a ray and of its twin from the other
-side sum to 1: 1/2 over a full turn; in a short scan Parker's (Med. Phys. 9 (1982), 254), which
+side sum to 1: 1/2 over a full turn, or Wang's (Med. Phys. 29 (2002), 1634) where a shifted
+detector sees half of the object only; in a short scan Parker's (Med. Phys. 9 (1982), 254), which
 need an arc of 180 degrees plus the fan angle and with Silver's virtual fan angle (Med. Phys. 27
 (2000), 773) use all of a longer one. The ray ``(theta, g)`` has its twin at ``(theta + pi - 2 (g -
 g0), 2 g0 - g)``.
@@ -38,19 +39,35 @@ def fan_fbp(y: Tensor, A: FanBeam, window: str) -> Tensor:
         >>> fan_fbp(torch.zeros(30, 30), A, "hann").shape
         torch.Size([8, 8])
     """
-    angles = A.angles.to("cpu")
-    fan_angles = _fan_angles(A)
-    weights = _ray_weights(angles, fan_angles, _largest_fan_angle(A, fan_angles))
-    weights = weights * math.hypot(A.source_mm, A.axis_offset_mm) * fan_angles.cos()
     radius = A.source_mm + A.detector_mm
     step = A.col_mm / radius if A.curved else A.col_mm
     response = ramp(A.n_cols, step, window, equiangular=A.curved).to(y)
-    filtered = filter_columns(y * weights.to(y), response)
+    filtered = filter_columns(y * ray_weights(A, "FBP").to(y), response)
     sinograms = filtered.reshape(-1, *A.codomain.shape)
     images = y.new_zeros(len(sinograms), *A.domain.shape)
     for theta, view in zip(angles.tolist(), sinograms.unbind(1), strict=True):
         images += _backproject(A, theta, view)
     return images.reshape(*y.shape[:-2], *A.domain.shape)
+
+
+def ray_weights(A: FanBeam, name: str) -> Tensor:
+    """``w rho cos(g - g0)`` times the arc that each view stands for: ``(view, col)``.
+
+    Args:
+        A: the fan beam; for FDK the central plane of the cone.
+        name: of the solver, for the error message.
+
+    Raises:
+        InputError: the views do not cover half a turn and the fan angle, or leave gaps.
+
+    Example:
+        >>> A = FanBeam((8, 8), torch.arange(4) * torch.pi / 2, 1.0, 50, 50, 3, 9.0)
+        >>> ray_weights(A, "FBP")[0, 1].item() / 50  # 1/2 of a quarter turn
+        0.7853981633974483
+    """
+    fan_angles = _fan_angles(A)
+    share = _shares(A.angles.to("cpu"), fan_angles, _largest_fan_angle(A, fan_angles), name)
+    return share * math.hypot(A.source_mm, A.axis_offset_mm) * fan_angles.cos()
 
 
 def _fan_angles(A: FanBeam) -> Tensor:
@@ -70,17 +87,17 @@ def _largest_fan_angle(A: FanBeam, fan_angles: Tensor) -> float:
     return min(image, float(fan_angles.abs().max()))
 
 
-def _ray_weights(angles: Tensor, fan_angles: Tensor, largest: float) -> Tensor:
+def _shares(angles: Tensor, fan_angles: Tensor, largest: float, name: str) -> Tensor:
     """The share of each ray, times the arc that its view stands for: ``(view, col)``."""
     n = len(angles)
     theta, order = torch.sort(angles.remainder(2 * math.pi))
     gaps = torch.diff(theta, append=theta[:1] + 2 * math.pi)
     missing, last = gaps.max(0)
-    arcs, share = (gaps + gaps.roll(1)) / 2, torch.full((n, len(fan_angles)), 0.5).double()
+    arcs, share = (gaps + gaps.roll(1)) / 2, _full_turn(fan_angles, largest).expand(n, -1)
     if missing > min(4 * math.pi / n, math.pi) + 1e-6:
         step = float((2 * math.pi - missing) / max(n - 1, 1))
         theta = (theta - theta[(last + 1) % n]).remainder(2 * math.pi)
-        _check_arc(gaps[gaps < missing], step, float(theta.max()) + step, largest)
+        _check_arc(gaps[gaps < missing], step, float(theta.max()) + step, largest, name)
         share = _parker(theta[:, None] + step / 2, fan_angles, float(theta.max()) + step)
         ends = torch.stack([last, (last + 1) % n])
         arcs[ends] += (step - missing) / 2
@@ -89,12 +106,26 @@ def _ray_weights(angles: Tensor, fan_angles: Tensor, largest: float) -> Tensor:
     return weights
 
 
-def _check_arc(gaps: Tensor, step: float, arc: float, largest: float) -> None:
+def _full_turn(fan_angles: Tensor, largest: float) -> Tensor:
+    """The share of each column in a full turn, ``(col,)``.
+
+    A detector that is shifted so far that one side truncates the image sees the rays of its long
+    side once and those around the axis twice; it gets Wang's weights.
+    """
+    low, high = -float(fan_angles.min()), float(fan_angles.max())
+    short, long = min(low, high), max(low, high)
+    if short >= min(largest, 0.95 * long):
+        return torch.full_like(fan_angles, 0.5)
+    side = fan_angles if high > low else -fan_angles
+    return (1 + torch.sin(math.pi / 2 * (side / max(short, 1e-9)).clamp(-1, 1))) / 2
+
+
+def _check_arc(gaps: Tensor, step: float, arc: float, largest: float, name: str) -> None:
     needed = math.pi + 2 * largest
     widest = float(gaps.max()) if len(gaps) else math.inf
     if arc < needed - 1e-6 or widest > 2 * step + 1e-6:
         raise InputError(
-            f"FBP: expected fan-beam views over 360 degrees, or over 180 plus the fan angle, "
+            f"{name}: expected views over 360 degrees, or over 180 plus the fan angle, "
             f"{math.degrees(needed):.4g}, evenly apart; got {math.degrees(arc):.4g} degrees with "
             f"gaps of up to {math.degrees(widest):.3g}; use TV, SIRT or CGLS for limited angles"
         )

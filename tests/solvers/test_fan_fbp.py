@@ -96,5 +96,5 @@ def test_a_stack_is_its_slices(rng):
 ], ids=["180", "60", "gap", "one view"])
 def test_arcs_that_do_not_suffice_are_refused(angles):
     A = fan(angles)
-    with pytest.raises(InputError, match="FBP: expected fan-beam views over 360 degrees, or over"):
+    with pytest.raises(InputError, match="FBP: expected views over 360 degrees, or over"):
         FBP()(torch.zeros(A.codomain.shape), A)
