@@ -3,4 +3,4 @@
 from medinv.guidance.adaptation import Adaptation, AdaptedPrior
 from medinv.guidance.residual import denoise_with_residual_gradient
 
-__all__ = ["AdaptedPrior", "Adaptation", "denoise_with_residual_gradient"]
+__all__ = ["Adaptation", "AdaptedPrior", "denoise_with_residual_gradient"]

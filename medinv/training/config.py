@@ -50,8 +50,8 @@ class Images(_Strict):
     percentile: float = Field(99.0, description="MR: this percentile of a volume is one unit")
     mu_water: float = Field(0.02, gt=0, description="CT: one prior unit, 1/mm")
     crop: int = Field(96, ge=16, description="side of the square training images")
-    turns: bool = Field(True, description="turn images by any angle and mirror them; else they are "
-                        "only mirrored left to right, tilted and zoomed a little")
+    turns: bool = Field(True, description="turn images by any angle and mirror them; else mirror "
+                        "them left to right, tilt and zoom them a little")
     sources: tuple[Source, ...]
 
 

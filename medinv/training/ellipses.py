@@ -42,4 +42,5 @@ def _ellipses(x: Tensor, y: Tensor, count: int, rng: Generator) -> Tensor:
     value = uniform(-0.5, 0.5, (count, 1, 1), rng)
     u = (x - x0) * angle.cos() + (y - y0) * angle.sin()
     v = (y - y0) * angle.cos() - (x - x0) * angle.sin()
-    return (value * ((u / a).square() + (v / b).square() < 1)).sum(0)
+    total: Tensor = (value * ((u / a).square() + (v / b).square() < 1)).sum(0)
+    return total
