@@ -1,7 +1,8 @@
 """Filtered backprojection of circular cone beams.
 
 Feldkamp, Davis and Kress (JOSA A 1 (1984), 612) treat the tilted rays of a detector row as a fan
-beam in their own plane: with depth ``U`` of a point, distance ``D`` from the source to the flat detector and columns and rows ``t, v`` in mm,
+beam in their own plane: with depth ``U`` of a point, distance ``D`` from the source to the flat
+detector and columns and rows ``t, v`` in mm,
 
     x(r) = int  D / U^2  int  w p(theta, t, v(r)) rho cos(g - g0) c(t, v) h(t(r) - t) dt  dtheta
 
