@@ -1,6 +1,6 @@
-"""Write a file whole or not at all.
+"""Write a file, or a folder, whole or not at all.
 
-The content goes to a temporary file beside the target, which `os.replace` then moves into place:
+The content goes to a temporary name beside the target, which `os.replace` then moves into place:
 a reader sees the old file or the new one, and a full disk or a killed run leaves neither half.
 """
 
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,53 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_new_folder(folder: str | Path) -> None:
+    """Refuse a folder that already holds something.
+
+    Raises:
+        OutputError: it does, or a file stands there.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "one that is not empty" if folder.is_dir() else "a file"
+        raise OutputError(f"{folder}: expected a new or empty folder, found {found}; choose "
+                          "another name, or remove it")
+
+
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends without an error.
+
+    Raises:
+        OutputError: ``folder`` holds something already, or any `OSError` inside the block. The
+            temporary folder is removed.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "series")
+    >>> with replacing_folder(target) as temporary:
+    ...     _ = (temporary / "one.txt").write_text("done")
+    >>> [path.name for path in target.iterdir()]
+    ['one.txt']
+    """
+    folder = Path(folder)
+    check_new_folder(folder)
+    temporary = folder.with_name(f".{secrets.token_hex(6)}.partial.{folder.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _flush_to_disk(path)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the folder could not be written ({error.strerror or error}); nothing was "
+            "left under this name. Free some space or choose another output folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

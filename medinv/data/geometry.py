@@ -95,9 +95,30 @@ def to_ras(volume: Volume) -> Volume:
     >>> to_ras(flipped).orientation
     'RAS'
     """
+    return _turned(volume, "RAS")
+
+
+def as_shown(volume: Volume) -> Volume:
+    """Flip and swap axes so that each slice along z stands as radiologists look at it.
+
+    Axial slices have the patient's left and back at the end of rows and columns, coronal ones left
+    and feet, sagittal ones back and feet; x, y and z are right-handed in DICOM's LPS.
+
+    >>> flipped = Volume(torch.zeros(2, 3, 4), orientation_affine("SAR", (1, 1, 1), (4, 3, 2)))
+    >>> as_shown(flipped).orientation
+    'PIR'
+    """
     import nibabel
 
-    ornt = nibabel.io_orientation(volume.affine.numpy())
+    across = int(nibabel.io_orientation(volume.affine.numpy())[2, 0])
+    return _turned(volume, _SEEN_FROM_THE_FRONT[("sagittal", "coronal", "axial")[across]])
+
+
+def _turned(volume: Volume, orientation: str) -> Volume:
+    import nibabel
+
+    now = nibabel.io_orientation(volume.affine.numpy())
+    ornt = nibabel.orientations.ornt_transform(now, nibabel.orientations.axcodes2ornt(orientation))
     data = volume.data.permute(2, 1, 0)  # x, y, z of the index
     shape = tuple(data.shape)
     flips = [axis for axis in range(3) if ornt[axis, 1] < 0]
