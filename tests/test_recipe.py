@@ -272,6 +272,25 @@ def test_maps_can_be_given(mri_content, tmp_path):
     assert measured.facts["acceleration"] == 32 / 20  # tiny.disc_kspace: 20 of 32 columns
 
 
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_thick_slices_are_means_of_thin_ones(ct_content, tmp_path, modality):
+    content = {**ct_content, "baselines": [], "prior": None, "solver": {"name": "ZeroFilled"},
+               "measurement": {"kind": "thick-slices", "modality": modality, "factor": 2,
+                               "noise": 0.0, "volume": {"path": str(tmp_path / "ct.nii.gz")}}}
+    measured = measure_recipe(reconstruct_recipe(content))
+    x = measured.reference
+    assert x.is_complex() == (modality == "mr")
+    torch.testing.assert_close(measured.y, (x[0::2] + x[1::2]) / 2)
+    back = measured.to_volume(x)
+    original = read_nifti(tmp_path / "ct.nii.gz")
+    expected = original.data if modality == "ct" else original.data.abs()
+    torch.testing.assert_close(back.data.real.float(), expected.float(), rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(back.affine, original.affine)
+    content["measurement"]["factor"] = 5
+    with pytest.raises(DataError, match="4 slices make no thick slice of 5"):
+        measure_recipe(reconstruct_recipe(content))
+
+
 def test_a_solver_that_wraps_another(ct_content):
     inner = {"name": "DDS", "steps": 2, "noise_std": "measurement"}
     content = {**ct_content, "baselines": [], "solver": {

@@ -14,11 +14,11 @@ from medinv.data.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
-from medinv.recipe import ct, mri
+from medinv.recipe import ct, ct_file, mri
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.prior import build_prior
-from medinv.recipe.schema import CTSimulated, MRIFile, ReconstructRecipe
+from medinv.recipe.schema import CTFile, CTSimulated, MRIFile, ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.resources import measure
 
@@ -166,6 +166,8 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
         measured = ct.measure(block, path, recipe.seed)
     elif isinstance(block, MRIFile):
         measured = mri.measure_file(block, path)
+    elif isinstance(block, ThickSlices):
+        measured = thick_slices.measure(block, path, recipe.seed)
     else:
         measured = mri.measure_simulated(block, path, recipe.seed)
     own = block.kspace.path if isinstance(block, MRIFile) else block.volume.path

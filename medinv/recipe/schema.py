@@ -76,20 +76,96 @@ class KSpaceSource(_Strict):
         return self
 
 
+class ParallelScan(_Strict):
+    """Parallel beams, slice by slice."""
+
+    kind: Literal["parallel"] = "parallel"
+
+
+class FanScan(_Strict):
+    """A fan beam in each slice."""
+
+    kind: Literal["fan"]
+    source_mm: Weight = Field(description="from the source to the axis")
+    detector_mm: Weight = Field(description="from the axis to the detector")
+    columns: int = Field(gt=0, description="detector columns")
+    col_mm: Weight = Field(description="width of a column, on the detector")
+    curved: bool = Field(False, description="columns lie on an arc around the source")
+
+
+class ConeScan(FanScan):
+    """A cone beam on a circle."""
+
+    kind: Literal["cone"]  # type: ignore[assignment]
+    rows: int = Field(gt=0, description="detector rows")
+    row_mm: Weight = Field(description="height of a row, on the detector")
+
+
 class CTSimulated(_Strict):
-    """Parallel-beam line integrals simulated from a real CT volume, on the volume's own grid."""
+    """Line integrals simulated from a real CT volume, or from a phantom."""
 
     kind: Literal["ct-simulated"]
     volume: VolumeSource
     slices: Interval | None = Field(None, description="axial slices to use, [start, stop]")
     pool: Pooling = Field((1, 1, 1), description="averaging factors of z, y, x")
+    scan: Annotated[ParallelScan | FanScan | ConeScan, Field(discriminator="kind")] = Field(
+        ParallelScan(), description="beam; the volume's centre is on the axis"
+    )
     views: int = Field(gt=0, description="equispaced over the arc")
     arc_degrees: float = Field(180.0, gt=0, le=360)
+    oversampled: bool = Field(
+        False, description="project the volume as it was before pool, through a finer detector"
+    )
     noise: Fraction = Field(0.005, description="std of the noise, see noise_of")
     noise_of: Literal["max", "rms"] = Field(
         "max", description="the noise is a fraction of the largest, or the rms, line integral"
     )
     mu_water: float = Field(0.02, gt=0, description="attenuation of water, 1/mm")
+
+    @model_validator(mode="after")
+    def _finer(self) -> CTSimulated:
+        if self.oversampled and (self.pool[1] != self.pool[2] or self.pool[1] == 1):
+            raise ValueError("oversampled projects on the grid before `pool`; pool y and x alike, "
+                             f"as in [1, 2, 2], got {list(self.pool)}")
+        return self
+
+
+class ProjectionSource(_Strict):
+    """Measured projections: of a named data set, or of a file or folder."""
+
+    manifest: str | None = Field(None, description="data set, see `medinv data list`")
+    file: str = Field("projections", description="role of the file in the data set")
+    path: str | None = Field(
+        None, description="DXchange .h5, HTC .mat, geometry.yaml, or a DICOM-CT-PD folder"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ProjectionSource:
+        if (self.manifest is None) == (self.path is None):
+            raise ValueError("expected exactly one of manifest and path")
+        return self
+
+
+class CTFile(_Strict):
+    """Measured projections; the grid is the detector's, as seen at the axis, unless given."""
+
+    kind: Literal["ct-file"]
+    projections: ProjectionSource
+    rows: Interval | None = Field(None, description="detector rows to use, [start, stop]")
+    every: int = Field(1, ge=1, description="use every n-th view")
+    bin_rows: int = Field(1, ge=1, description="detector rows to average")
+    bin_columns: int = Field(1, ge=1, description="detector columns to average")
+    rotation_centre: Literal["find"] | float | None = Field(
+        None, description="column of the file that sees the axis, from 0; null: as the file says"
+    )
+    pixel_mm: Weight | None = Field(
+        None, description="size of a detector pixel, where the file does not state it"
+    )
+    shape: Pooling | None = Field(None, description="voxels of the volume, z, y, x")
+    voxel_mm: tuple[Weight, Weight, Weight] | None = Field(None, description="z, y, x")
+    mu_water: Weight | None = Field(
+        None, description="attenuation of water, 1/mm, for a volume in HU; in 1/mm if null"
+    )
 
 
 class MRIFile(_Strict):
@@ -138,7 +214,20 @@ class MRISimulated(_Strict):
     )
 
 
-Measurement = Annotated[CTSimulated | MRIFile | MRISimulated, Field(discriminator="kind")]
+class ThickSlices(_Strict):
+    """Thick axial slices, simulated as means of the thin slices of a real volume."""
+
+    kind: Literal["thick-slices"]
+    modality: Literal["ct", "mr"]
+    volume: VolumeSource
+    slices: Interval | None = Field(None, description="axial slices to use, [start, stop]")
+    pool: Pooling = Field((1, 1, 1), description="averaging factors of z, y, x before that")
+    factor: int = Field(4, gt=1, description="thin slices per thick one")
+    noise: Fraction = Field(0.005, description="std per real component, a fraction of the maximum")
+    mu_water: float = Field(0.02, gt=0, description="CT: attenuation of water, 1/mm")
+
+
+Measurement = Annotated[CTSimulated | CTFile | MRIFile | MRISimulated, Field(discriminator="kind")]
 
 
 class PriorProduct(_Strict):
