@@ -14,11 +14,17 @@ from medinv.data.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
-from medinv.recipe import ct, ct_file, mri
+from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.prior import build_prior
-from medinv.recipe.schema import CTFile, CTSimulated, MRIFile, ReconstructRecipe
+from medinv.recipe.schema import (
+    CTFile,
+    CTSimulated,
+    MRIFile,
+    ReconstructRecipe,
+    ThickSlices,
+)
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.resources import measure
 

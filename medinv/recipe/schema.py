@@ -227,7 +227,9 @@ class ThickSlices(_Strict):
     mu_water: float = Field(0.02, gt=0, description="CT: attenuation of water, 1/mm")
 
 
-Measurement = Annotated[CTSimulated | CTFile | MRIFile | MRISimulated, Field(discriminator="kind")]
+Measurement = Annotated[
+    CTSimulated | CTFile | MRIFile | MRISimulated | ThickSlices, Field(discriminator="kind")
+]
 
 
 class PriorProduct(_Strict):
