@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medinv.errors import ShapeError
 from medinv.operators import ct_checks
+from medinv.operators.ct_detector import curved_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ class CTGeometry:
           views     360 over 359.0 degrees
           distances source to axis 500 mm, source to detector 900 mm, magnification 1.8
           detector  150 rows x 150 columns of 2 x 2 mm
-          view      164.4 mm across, 166.7 mm high at the axis
+          sees      164.4 mm across, 166.7 mm high at the axis
           volume    64 x 64 x 64 voxels (z, y, x) of 2 x 2 x 2 mm, 128 x 128 x 128 mm
     """
 
@@ -192,41 +193,6 @@ class CTGeometry:
         from medinv.operators.ct_report import plot
 
         return plot(self)
-
-
-@dataclass(frozen=True)
-class CurvedFrame:
-    """The cylinder of a curved detector in each view; its axis passes through the source.
-
-    Attributes:
-        radius: ``(view,)``, mm.
-        forward, across, up: unit vectors ``(view, 3)`` from the source to the middle column,
-            along columns there, and along rows.
-        pitch: angle between columns, radians ``(view,)``.
-        row_mm: height of a row ``(view,)``.
-        lift: height of the detector's centre above the source along ``up``, in rows ``(view,)``.
-    """
-
-    radius: Tensor
-    forward: Tensor
-    across: Tensor
-    up: Tensor
-    pitch: Tensor
-    row_mm: Tensor
-    lift: Tensor
-
-
-def curved_frame(geometry: CTGeometry) -> CurvedFrame:
-    """The frame of a geometry's curved detector."""
-    arc = torch.linalg.vector_norm(geometry.col_axes, dim=1, keepdim=True)
-    row_mm = torch.linalg.vector_norm(geometry.row_axes, dim=1, keepdim=True)
-    up = geometry.row_axes / row_mm
-    ray = geometry.detectors - geometry.sources
-    lift = (ray * up).sum(1, keepdim=True)
-    forward = ray - lift * up
-    radius = torch.linalg.vector_norm(forward, dim=1, keepdim=True)
-    return CurvedFrame(radius[:, 0], forward / radius, geometry.col_axes / arc, up,
-                       (arc / radius)[:, 0], row_mm[:, 0], (lift / row_mm)[:, 0])
 
 
 def parallel(shape: tuple[int, int, int], angles: Tensor, voxel_mm: float | Triple,

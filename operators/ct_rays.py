@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medinv.operators.ct_geometry import CTGeometry, curved_frame
+from medinv.operators.ct_detector import curved_frame
+from medinv.operators.ct_geometry import CTGeometry
 
 
 @dataclass(frozen=True)

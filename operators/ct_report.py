@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medinv.operators.ct_checks import footprint, sees_volume
+from medinv.operators.ct_checks import sees_volume
+from medinv.operators.ct_detector import column_places
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,6 @@ _DEGREES = 180 / math.pi
 
 def describe(geometry: CTGeometry) -> str:
     """Type, views, distances, detector, field of view and volume, one per line."""
-    across, high = field_of_view(geometry)
     z, y, x = geometry.shape
     lines = {
         "views": _views(geometry),
@@ -28,7 +28,7 @@ def describe(geometry: CTGeometry) -> str:
         "detector": f"{geometry.n_rows} rows x {geometry.n_cols} columns of "
                     f"{_mean_length(geometry.row_axes):.4g} x "
                     f"{_mean_length(geometry.col_axes):.4g} mm",
-        "view": f"{across:.4g} mm across, {high:.4g} mm high at the axis",
+        "sees": _sees(geometry),
         "volume": f"{z} x {y} x {x} voxels (z, y, x) of {_sizes(geometry.voxel_mm)} mm, "
                   f"{_sizes(geometry.extent_mm)} mm",
     }
@@ -44,89 +44,113 @@ def field_of_view(geometry: CTGeometry) -> tuple[float, float]:
         at least, and the height of the detector there, both in mm and the smallest of all views.
     """
     columns, rows = geometry.col_axes, geometry.row_axes
-    centre = torch.zeros(1, 3, dtype=torch.float64)
-    row, col = geometry.project(centre)[:, 0].unbind(-1)
-    edges = torch.stack([col + 0.5, geometry.n_cols - 0.5 - col], 1)
     if geometry.parallel:
-        reach = edges.amax(1) * torch.linalg.vector_norm(columns, dim=1)
+        _, col = geometry.project(torch.zeros(1, 3))[:, 0].unbind(-1)
+        steps = torch.maximum(col + 0.5, geometry.n_cols - 0.5 - col)
+        reach = steps * torch.linalg.vector_norm(columns, dim=1)
     else:
-        reach = _edge_distance(geometry, edges.amax(1))
+        reach = _edge_distance(geometry)
     height = geometry.n_rows * torch.linalg.vector_norm(rows, dim=1) / geometry.magnifications
     return 2 * float(reach.min()), float(height.abs().min())
 
 
-def _edge_distance(geometry: CTGeometry, columns: Tensor) -> Tensor:
-    """Distance of the z axis from the ray that many columns away from it, ``(view,)``."""
-    source = torch.linalg.vector_norm(geometry.sources[:, :2], dim=1)
-    width = torch.linalg.vector_norm(geometry.col_axes, dim=1)
-    distance = ((geometry.detectors - geometry.sources) * geometry.normals).sum(1)
-    angle = columns * width / distance
-    distances: Tensor = source * torch.sin(angle if geometry.curved else torch.atan(angle))
-    return distances
+def _edge_distance(geometry: CTGeometry) -> Tensor:
+    """Of the z axis from the ray to the farther edge of the detector, ``(view,)``."""
+    edges = torch.tensor([-0.5, 0.5], dtype=torch.float64) * geometry.n_cols
+    source = geometry.sources[:, None, :2]
+    ray = column_places(geometry, edges)[..., :2] - source
+    area = source[..., 0] * ray[..., 1] - source[..., 1] * ray[..., 0]
+    return (area.abs() / torch.linalg.vector_norm(ray, dim=-1)).amax(1)
 
 
 def findings(geometry: CTGeometry) -> list[str]:
     """What may be wrong with a geometry, in sentences."""
-    found = [*_missed_views(geometry), *_truncation(geometry), *_coverage(geometry),
-             *_sampling(geometry)]
+    return [*_position(geometry), *_truncation(geometry), *_coverage(geometry),
+            *_sizes_that_differ(geometry), *_undersampling(geometry)]
+
+
+def _position(geometry: CTGeometry) -> list[str]:
+    found = []
+    missed = int((~sees_volume(geometry)).sum())
+    if missed:
+        found.append(f"The volume misses the detector in {missed} of {geometry.n_views} views; "
+                     "they carry no information.")
+    if geometry.parallel:
+        return found
+    beyond = _rim(geometry) - geometry.detectors[:, None]
+    cut = int(((beyond * geometry.normals[:, None]).sum(-1) > 0).any(1).sum())
+    if cut:
+        found.append(f"The volume reaches behind the detector in {cut} of {geometry.n_views} "
+                     "views; matter there is counted as if it were in front.")
     return found
 
 
-def _missed_views(geometry: CTGeometry) -> list[str]:
-    missed = int((~sees_volume(geometry)).sum())
-    if missed == 0:
-        return []
-    return [f"The volume misses the detector in {missed} of {geometry.n_views} views; they "
-            "carry no information."]
-
-
 def _truncation(geometry: CTGeometry) -> list[str]:
-    low, high = footprint(geometry)
+    index = geometry.project(_rim(geometry))
+    index = index.where(index.isfinite(), 0)
+    sizes = {"columns": (1, geometry.n_cols)}
+    if not (_rise(geometry) > 0 or geometry.n_rows == geometry.shape[0] == 1):
+        sizes["rows"] = (0, geometry.n_rows)
     found = []
-    for axis, (name, size) in enumerate((("rows", geometry.n_rows), ("columns", geometry.n_cols))):
-        outside = torch.maximum(-0.5 - low[:, axis], high[:, axis] - (size - 0.5))
+    for name, (axis, size) in sizes.items():
+        place = index[..., axis]
+        outside = torch.maximum(-0.5 - place, place - (size - 0.5)).amax(1)
         views = int((outside > 0.5).sum())
         if views:
             found.append(
-                f"Truncation: the volume's corners reach {float(outside.max()):.4g} {name} beyond "
-                f"the detector's {size} in {views} of {geometry.n_views} views; matter there is "
-                "measured in a part of the views only.")
+                f"Truncation: the cylinder that fits the volume reaches up to "
+                f"{float(outside.max()):.3g} {name} beyond the detector's {size} in {views} of "
+                f"{geometry.n_views} views; matter there is measured in a part of the views only.")
     return found
 
 
 def _coverage(geometry: CTGeometry) -> list[str]:
     if geometry.angles is None:
         return []
-    span, gap = _arc(geometry.angles)
+    arc = sum(_arc(geometry.angles))
     needed = math.pi if geometry.parallel else math.pi + 2 * _half_fan(geometry)
-    missing = needed - span - gap
-    if missing <= 1e-3:
+    if arc >= needed - 1e-3:
         return []
-    return [f"Limited angle: the views cover {span * _DEGREES:.1f} degrees, and "
+    return [f"Limited angle: the views cover {arc * _DEGREES:.1f} degrees, and "
             f"{needed * _DEGREES:.1f} are needed to see every direction once."]
 
 
-def _sampling(geometry: CTGeometry) -> list[str]:
-    found = []
+def _sizes_that_differ(geometry: CTGeometry) -> list[str]:
     magnification = float(geometry.magnifications.abs().mean())
-    smallest = min(_mean_length(geometry.col_axes), _mean_length(geometry.row_axes))
-    if not geometry.parallel and not 1 <= magnification < 50:
-        found.append(f"Magnification is {magnification:.4g}; the detector is usually behind the "
-                     "object and less than 50 times as far from the source.")
-    column = _mean_length(geometry.col_axes) / magnification
-    voxel = min(geometry.voxel_mm[1:])
-    if column > 2 * voxel or (column < voxel / 2 and smallest > 0):
-        found.append(f"A column is {column:.3g} mm wide at the axis and a voxel {voxel:.3g} mm; "
-                     "sizes that differ by more than twice blur the image or waste time.")
-    diameter = min(field_of_view(geometry)[0], math.hypot(*geometry.extent_mm[1:]))
-    if geometry.angles is not None:
-        span, gap = _arc(geometry.angles)
-        needed = math.ceil((span + gap) * diameter / 2 / max(voxel, column))
-        if geometry.n_views < needed / 2:
-            found.append(f"Undersampling: {geometry.n_views} views, where the width of a voxel "
-                         f"at the edge of the field of view asks for about {needed}; "
-                         "FBP and FDK will show streaks.")
-    return found
+    if not 1 <= magnification < 50:
+        return [f"Magnification is {magnification:.4g}; the detector is usually behind the object "
+                "and less than 50 times as far from the source."]
+    column, voxel = _column_at_centre(geometry), min(geometry.voxel_mm[1:])
+    if voxel / 2 <= column <= 2 * voxel:
+        return []
+    return [f"A column is {column:.3g} mm wide at the axis and a voxel {voxel:.3g} mm; sizes that "
+            "differ by more than twice blur the image or waste time."]
+
+
+def _undersampling(geometry: CTGeometry) -> list[str]:
+    if geometry.angles is None:
+        return []
+    arc = sum(_arc(geometry.angles))
+    if not _rise(geometry) > 0:
+        arc = min(arc, 2 * math.pi)
+    radius = min(field_of_view(geometry)[0], *geometry.extent_mm[1:]) / 2
+    needed = math.ceil(arc * radius / max(*geometry.voxel_mm[1:], _column_at_centre(geometry)))
+    if geometry.n_views >= needed / 2:
+        return []
+    return [f"Undersampling: {geometry.n_views} views, where views a voxel apart at the edge of "
+            f"the field of view would be {needed}; FBP and FDK will show streaks."]
+
+
+def _column_at_centre(geometry: CTGeometry) -> float:
+    return _mean_length(geometry.col_axes) / float(geometry.magnifications.abs().mean())
+
+
+def _rim(geometry: CTGeometry) -> Tensor:
+    """Points on both rims of the elliptic cylinder that fits the volume, ``(64, 3)``."""
+    z, y, x = (mm / 2 for mm in geometry.extent_mm)
+    angle = torch.arange(32, dtype=torch.float64) * (math.pi / 16)
+    rim = torch.stack([x * angle.cos(), y * angle.sin(), z + 0 * angle], 1)
+    return torch.cat([rim, rim * torch.tensor([1.0, 1.0, -1.0])])
 
 
 def plot(geometry: CTGeometry) -> Figure:
@@ -163,17 +187,8 @@ def _box(half: Tensor) -> list[Tensor]:
 
 def _outline(geometry: CTGeometry, view: int) -> Tensor:
     """The detector's border in one view, ``(point, 3)``."""
-    from medinv.operators.ct_geometry import curved_frame
-
-    steps = torch.linspace(-geometry.n_cols / 2, geometry.n_cols / 2, 33, dtype=torch.float64)
-    if geometry.curved:
-        frame = curved_frame(geometry)
-        angle = (steps * frame.pitch[view])[:, None]
-        turned = torch.cos(angle) * frame.forward[view] + torch.sin(angle) * frame.across[view]
-        lift = frame.lift[view] * geometry.row_axes[view]
-        middle = geometry.sources[view] + frame.radius[view] * turned + lift
-    else:
-        middle = geometry.detectors[view] + steps[:, None] * geometry.col_axes[view]
+    steps = torch.linspace(-0.5, 0.5, 33, dtype=torch.float64) * geometry.n_cols
+    middle = column_places(geometry, steps)[view]
     edge = geometry.row_axes[view] * geometry.n_rows / 2
     return torch.cat([middle + edge, (middle - edge).flip(0), (middle + edge)[:1]])
 
@@ -189,13 +204,19 @@ def _orbit(geometry: CTGeometry) -> str:
     if geometry.angles is None:
         return "free geometry"
     span, gap = _arc(geometry.angles)
-    rise = 0.0 if geometry.parallel else float(torch.diff(geometry.sources[:, 2]).abs().sum())
-    if rise > 1e-9 and span > 0:
-        pitch = rise / (span / (2 * math.pi))
+    if _rise(geometry) > 0:
+        pitch = _rise(geometry) / span * 2 * math.pi
         return f"helix with a pitch of {pitch:.4g} mm per turn"
-    if span + gap > 2 * math.pi - 1e-3:
-        return "full turn"
-    return "part of a turn"
+    return "full turn" if span + gap > 2 * math.pi - 1e-3 else "part of a turn"
+
+
+def _rise(geometry: CTGeometry) -> float:
+    """The source's way along z; 0 on a circle."""
+    if geometry.parallel or geometry.angles is None:
+        return 0.0
+    height = geometry.sources[:, 2]
+    rise = float(height.max() - height.min())
+    return rise if rise > 1e-6 * max(geometry.extent_mm) else 0.0
 
 
 def _views(geometry: CTGeometry) -> str:
@@ -208,11 +229,23 @@ def _views(geometry: CTGeometry) -> str:
 def _distances(geometry: CTGeometry) -> str:
     if geometry.parallel:
         return ""
-    axis = float(torch.linalg.vector_norm(geometry.sources[:, :2], dim=1).mean())
-    rays = geometry.detectors - geometry.sources
-    detector = float((rays * geometry.normals).sum(1).mean())
-    return (f"source to axis {axis:.4g} mm, source to detector {detector:.4g} mm, "
-            f"magnification {float(geometry.magnifications.mean()):.4g}")
+    circle = geometry.angles is not None
+    axis = torch.linalg.vector_norm(geometry.sources[:, :2 if circle else 3], dim=1)
+    detector = ((geometry.detectors - geometry.sources) * geometry.normals).sum(1)
+    return (f"source to {'axis' if circle else 'centre'} {_range(axis)} mm, source to detector "
+            f"{_range(detector)} mm, magnification {_range(geometry.magnifications)}")
+
+
+def _sees(geometry: CTGeometry) -> str:
+    if geometry.angles is None:
+        return ""
+    across, high = field_of_view(geometry)
+    return f"{across:.4g} mm across, {high:.4g} mm high at the axis"
+
+
+def _range(values: Tensor) -> str:
+    low, high = f"{float(values.min()):.4g}", f"{float(values.max()):.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _arc(angles: Tensor) -> tuple[float, float]:

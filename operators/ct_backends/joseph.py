@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medinv.operators.ct_geometry import CTGeometry, curved_frame
+from medinv.operators.ct_detector import column_places
+from medinv.operators.ct_geometry import CTGeometry
 
 _Array = NDArray[Any]
 _MARGIN = 1e-6  # voxels; far above rounding, so that the unchecked loop stays inside
@@ -114,11 +115,8 @@ def _blocks(sizes: _Array, n: int) -> list[tuple[_Array, _Array]]:
 
 def _rays(geometry: CTGeometry) -> Rays:
     cols = torch.arange(geometry.n_cols, dtype=torch.float64) - (geometry.n_cols - 1) / 2
-    if geometry.curved:
-        places = _curved_columns(geometry, cols)
-    else:
-        places = geometry.detectors[:, None] + cols[:, None] * geometry.col_axes[:, None]
-    places = places - (geometry.n_rows - 1) / 2 * geometry.row_axes[:, None]
+    first_row = (geometry.n_rows - 1) / 2 * geometry.row_axes[:, None]
+    places = column_places(geometry, cols) - first_row
     sources = geometry.sources[:, None].expand_as(places)
     rows, none = geometry.row_axes, torch.zeros_like(geometry.row_axes)
     if geometry.parallel:
@@ -130,15 +128,6 @@ def _rays(geometry: CTGeometry) -> Rays:
     return Rays((origins / voxel + (sizes - 1) / 2).numpy(), (origin_rows / voxel).numpy(),
                 (directions / voxel).numpy(), (direction_rows / voxel).numpy(),
                 -math.inf if geometry.parallel else 0.0, sizes.numpy(), voxel.numpy())
-
-
-def _curved_columns(geometry: CTGeometry, cols: Tensor) -> Tensor:
-    """The middle of each column of a curved detector, ``(view, col, 3)``."""
-    frame = curved_frame(geometry)
-    angle = (cols * frame.pitch[:, None])[..., None]
-    turned = angle.cos() * frame.forward[:, None] + angle.sin() * frame.across[:, None]
-    height = frame.lift[:, None] * geometry.row_axes
-    return (geometry.sources + height)[:, None] + frame.radius[:, None, None] * turned
 
 
 @no_type_check  # here and below: numba compiles functions as they stand, without run-time checks
