@@ -21,9 +21,13 @@ from medinv.recipe.prior import build_prior
 from medinv.recipe.schema import (
     CTFile,
     CTSimulated,
+    KSpaceSource,
+    Measurement,
     MRIFile,
+    ProjectionSource,
     ReconstructRecipe,
     ThickSlices,
+    VolumeSource,
 )
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.resources import measure
@@ -170,19 +174,28 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
     block = recipe.measurement
     if isinstance(block, CTSimulated):
         measured = ct.measure(block, path, recipe.seed)
+    elif isinstance(block, CTFile):
+        measured = ct_file.measure(block, path)
     elif isinstance(block, MRIFile):
         measured = mri.measure_file(block, path)
     elif isinstance(block, ThickSlices):
         measured = thick_slices.measure(block, path, recipe.seed)
     else:
         measured = mri.measure_simulated(block, path, recipe.seed)
-    own = block.kspace.path if isinstance(block, MRIFile) else block.volume.path
+    own = _source(block).path
     source = path or (Path(own) if own else None)
     if source is None:
         return measured
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     checksum = digest(file for file in files if file.is_file())
     return replace(measured, facts={**measured.facts, "input_sha256": checksum})
+
+
+def _source(block: Measurement) -> VolumeSource | KSpaceSource | ProjectionSource:
+    """Where the data of a measurement come from."""
+    if isinstance(block, CTFile):
+        return block.projections
+    return block.kspace if isinstance(block, MRIFile) else block.volume
 
 
 def _sample(settings: SolverSettings, measured: Measured, prior: Prior | None,
