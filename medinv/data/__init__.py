@@ -2,7 +2,7 @@
 
 from medinv.data.arrays import read_array, read_array_kspace, read_maps
 from medinv.data.bart import read_bart_kspace, read_cfl, write_cfl
-from medinv.data.dicom import list_series, read_dicom
+from medinv.data.dicom import list_series, read_dicom, write_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.ismrmrd import read_ismrmrd
@@ -54,6 +54,7 @@ __all__ = [
     "shepp_logan",
     "to_ras",
     "write_cfl",
+    "write_dicom",
     "write_fastmri_reconstruction",
     "write_ismrmrd_image",
     "write_nifti",

@@ -1,4 +1,4 @@
-"""The Basic Application Level Confidentiality Profile of DICOM PS3.15, table E.1-1 (edition 2024b).
+"""The Basic Application Level Confidentiality Profile: DICOM PS3.15, table E.1-1, edition 2024b.
 
 What becomes of each attribute, by the standard's own codes: ``X`` remove, ``Z`` empty or a dummy
 value, ``D`` a dummy value, ``U`` a new UID, the same for the same old one. Where codes are joined,
