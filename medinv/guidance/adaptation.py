@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -133,6 +134,27 @@ class AdaptedPrior(Prior):
                 self._adapt(x, self.last_sigma)
             self.calls += 1
         return self.prior(x, sigma)  # type: ignore[no-any-return]
+
+    def state(self) -> dict[str, Any]:
+        """The adapted weights, the optimiser and all that decides the next steps."""
+        return {
+            "weights": [parameter.detach() for parameter in self.trainable],
+            "optimizer": self.optimizer.state_dict(), "rng": self.rng.get_state(),
+            "seen": self.seen, "calls": self.calls, "undone": self.undone,
+            "last_sigma": self.last_sigma,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take on a state that `state` returned, of the same prior and settings."""
+        for parameter, value in zip(self.trainable, state["weights"], strict=True):
+            parameter.copy_(value)
+        self.optimizer = self._optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.set_state(state["rng"])
+        self.seen = state["seen"].to(self.y.device)
+        self.calls, self.undone = state["calls"], state["undone"]
+        self.last_sigma = state["last_sigma"]
 
     def refined(self, x: Tensor, sigma: float) -> Tensor:
         """``T``: the denoised image after its conjugate gradient steps, of all slices."""

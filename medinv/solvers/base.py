@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
+from medinv.solvers.snapshots import Snapshots
 
 OnStep: TypeAlias = Callable[[int, Tensor], None]
 """Called after step ``i`` (from 0) with the current image, in physical units; don't modify it."""
@@ -26,7 +27,8 @@ class DiffusionSolver(Protocol):
     """A solver that needs a prior, for solvers that wrap others."""
 
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """The image ``x`` for the measurement ``y``."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -41,6 +42,14 @@ class SplitTV:
                  periodic: bool = False) -> None:
         self.weight, self.rho, self.axes, self.periodic = weight, rho, axes, periodic
         self.v: dict[int, Tensor] = {}
+
+    def state(self) -> dict[str, Any]:
+        """``v`` by axis, for a snapshot."""
+        return {"v": self.v}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self.v = state["v"]
 
     def sweep(self, x: Tensor, b: Tensor, normal: Callable[[Tensor], Tensor],
               cg_iter: int) -> Tensor:

@@ -12,6 +12,7 @@ from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
 from medinv.solvers.base import DiffusionSolver, OnStep, check_measurement
 from medinv.solvers.dds import DDS
+from medinv.solvers.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DDIP:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
 
         Args:
@@ -50,16 +52,25 @@ class DDIP:
             prior: a prior with a network inside.
             rng: source of the noise; adaptation draws from its seed.
             on_step: the solver's, called for each volume of a batch.
+            snapshots: where the unfinished state is kept, and continued from.
         """
         prior.check(A)
         check_measurement(y, A)
         seed = torch.initial_seed() if rng is None else rng.initial_seed()
         volumes = A.codomain.batch_ndim(y) - max(0, 3 - len(A.domain.shape))
         items = y.reshape(-1, *y.shape[max(volumes, 0):]) if volumes > 0 else y[None]
-        images = [
-            self.solver(item, A, AdaptedPrior(prior, item, A, self.adaptation, seed), rng=rng,
-                        on_step=on_step)
-            for item in items
-        ]
-        x = torch.stack(images)
+        x = torch.stack([
+            self._one(item, A, AdaptedPrior(prior, item, A, self.adaptation, seed), rng, on_step,
+                      None if snapshots is None else snapshots.part(f"volume-{i}"))
+            for i, item in enumerate(items)
+        ])
         return x.reshape(*y.shape[:volumes], *x.shape[1:]) if volumes > 0 else x[0]
+
+    def _one(self, y: Tensor, A: LinearOperator, adapted: AdaptedPrior, rng: Generator | None,
+             on_step: OnStep | None, snapshots: Snapshots | None) -> Tensor:
+        """One volume; of a batch, those that are finished are known from before."""
+        if snapshots is None:
+            return self.solver(y, A, adapted, rng=rng, on_step=on_step)
+        joined = snapshots.joined_by(adapted)
+        return snapshots.finished("image", lambda: self.solver(
+            y, A, adapted, rng=rng, on_step=on_step, snapshots=joined), rng)

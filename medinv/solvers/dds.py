@@ -16,6 +16,7 @@ from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, fixed_split, gaussian_like
 from medinv.solvers.base import OnStep, check_measurement, require
 from medinv.solvers.coupling import SplitTV
+from medinv.solvers.snapshots import Resumable, Snapshots
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class DDS:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
 
         Args:
@@ -97,6 +99,7 @@ class DDS:
             prior: a denoiser of images, real or complex as ``A.domain``.
             rng: source of the noise; the same seed gives the same result.
             on_step: called with the step's number and its estimate ``x0``.
+            snapshots: where the unfinished state is kept, and continued from.
         """
         prior.check(A)
         check_measurement(y, A)
@@ -113,7 +116,9 @@ class DDS:
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t = levels[0] * gaussian_like(Ahy, rng, shared_axis=shared)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        loop = Resumable(snapshots, rng, coupling)
+        first, x_t = loop.restore(x_t)
+        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
             D = prior(x_t, sigma)
             if noise is None:
                 eps = x_t.sub_(D).div_(sigma)
@@ -127,7 +132,8 @@ class DDS:
             x_t = eps.mul_(c_eps).add_(x0)
             if c_noise:
                 x_t.add_(gaussian_like(x_t, rng, shared_axis=shared), alpha=c_noise)
-        return x0.mul_(scale)
+            loop.offer(i + 1, x_t)
+        return x_t.mul_(scale)  # the last level is 0, so this is x0
 
     def _pull(self, prior: Prior, sigma: float, noise: float | None) -> float:
         """Weight ``1 / gamma`` of ``||x - D||^2 / 2`` against ``||A x - y||^2 / 2``."""

@@ -15,6 +15,7 @@ from medinv.priors.schedule import geometric_sigmas
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
 from medinv.solvers.base import OnStep, check_measurement, require
 from medinv.solvers.coupling import SplitTV
+from medinv.solvers.snapshots import Resumable, Snapshots
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class DiffusionMBIR:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x`` (..., z, y, x), in physical units.
 
         Args:
@@ -96,6 +98,7 @@ class DiffusionMBIR:
             prior: a denoiser of slices or volumes, real or complex as ``A.domain``.
             rng: source of the noise; the same seed gives the same result.
             on_step: called with the level's number and its denoised image.
+            snapshots: where the unfinished state is kept, and continued from.
 
         Raises:
             ShapeError: ``x`` is an image, not a volume.
@@ -112,7 +115,9 @@ class DiffusionMBIR:
         levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t: Tensor = levels[0] * gaussian_like(Ahy, rng)
         tv = self._split()
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        loop = Resumable(snapshots, rng, tv)
+        first, x_t = loop.restore(x_t)
+        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
             D = prior(x_t, sigma)
             if on_step is not None:
                 on_step(i, scale * D)
@@ -124,6 +129,7 @@ class DiffusionMBIR:
                 tv = self._split()
             for _ in range(self.sweeps):
                 x_t = tv.sweep(x_t, Ahy.clone(), A.normal, self.cg_iter)
+            loop.offer(i + 1, x_t)
         return x_t * scale
 
     def _split(self) -> SplitTV:

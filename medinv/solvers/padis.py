@@ -13,6 +13,7 @@ from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import gaussian_like
 from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.snapshots import Resumable, Snapshots
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class PaDIS:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
 
         Args:
@@ -71,6 +73,7 @@ class PaDIS:
             prior: a denoiser of images, real or complex as ``A.domain``.
             rng: source of the noise; the same seed gives the same result.
             on_step: called with the level's number and its denoised image.
+            snapshots: where the unfinished state is kept, and continued from.
         """
         prior.check(A)
         check_measurement(y, A)
@@ -79,7 +82,9 @@ class PaDIS:
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
-        for i, sigma in enumerate(levels[:-1]):
+        loop = Resumable(snapshots, rng)
+        first, x = loop.restore(x)
+        for i, sigma in enumerate(levels[first:-1], first):
             for _ in range(self.inner_steps):
                 D, gradient = denoise_with_residual_gradient(prior, x, sigma, y, A)
                 x.lerp_(D, self.step / 2).sub_(gradient, alpha=self.zeta)
@@ -87,4 +92,5 @@ class PaDIS:
                     x.add_(gaussian_like(x, rng), alpha=self.step**0.5 * sigma)
             if on_step is not None:
                 on_step(i, scale * D)
+            loop.offer(i + 1, x)
         return x * scale

@@ -14,6 +14,7 @@ from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, gaussian_like
 from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.snapshots import Resumable, Snapshots
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class SCD:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x``, an image or one volume, in physical units.
 
         Args:
@@ -65,6 +67,7 @@ class SCD:
             prior: a prior with a network inside; it is not changed.
             rng: source of the noise; adaptation draws from its seed.
             on_step: called with the step's number and its estimate ``T``.
+            snapshots: where the unfinished state is kept, and continued from.
 
         Raises:
             InputError: ``y`` is a batch of volumes.
@@ -79,7 +82,9 @@ class SCD:
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        loop = Resumable(snapshots, rng, adapted)
+        first, x_t = loop.restore(x_t)
+        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
             eps = (x_t - prior(x_t, sigma)).div_(sigma)
             T = adapted.refined(x_t, sigma)
             if on_step is not None:
@@ -88,5 +93,6 @@ class SCD:
                 break
             c_eps, c_noise = ddim_split(self.eta, sigma, sigma_next)
             x_t = eps.mul_(c_eps).add_(T).add_(gaussian_like(T, rng), alpha=c_noise)
+            loop.offer(i + 1, x_t)
         D: Tensor = adapted(x_t, levels[-2])
         return D.mul_(scale)

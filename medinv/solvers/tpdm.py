@@ -17,6 +17,7 @@ from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
 from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.snapshots import Resumable, Snapshots
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class TPDM:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None) -> Tensor:
+                 rng: Generator | None = None, on_step: OnStep | None = None,
+                 snapshots: Snapshots | None = None) -> Tensor:
         """Reconstruct ``x`` (*batch, z, y, x), in physical units.
 
         Args:
@@ -80,6 +82,7 @@ class TPDM:
             prior: a `ProductPrior` of two factors, primary and auxiliary.
             rng: source of the noise and of random turns; the same seed gives the same result.
             on_step: called with the level's number and its denoised volume.
+            snapshots: where the unfinished state is kept, and continued from.
 
         Raises:
             CheckpointError: ``prior`` is not a product of two.
@@ -93,7 +96,9 @@ class TPDM:
         levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
         zeta = self.zeta * math.sqrt(_slices_per_item(x_t, A))
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        loop = Resumable(snapshots, rng)
+        first, x_t = loop.restore(x_t)
+        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
             guided = not self.is_auxiliary(i, rng)
             D, gradient = _denoise(primary if guided else auxiliary, x_t, sigma, y, A, guided)
             x_t = langevin(x_t, D, sigma, self.snr, 2, rng).sub_(gradient, alpha=zeta)
@@ -101,6 +106,7 @@ class TPDM:
             x_t = reverse_diffusion(x_t, D, sigma, sigma_next, rng).sub_(gradient, alpha=zeta)
             if on_step is not None:
                 on_step(i, scale * D)
+            loop.offer(i + 1, x_t)
         return x_t * scale
 
     def is_auxiliary(self, i: int, rng: Generator | None) -> bool:
