@@ -39,15 +39,42 @@ def fan_fbp(y: Tensor, A: FanBeam, window: str) -> Tensor:
         >>> fan_fbp(torch.zeros(30, 30), A, "hann").shape
         torch.Size([8, 8])
     """
-    radius = A.source_mm + A.detector_mm
-    step = A.col_mm / radius if A.curved else A.col_mm
-    response = ramp(A.n_cols, step, window, equiangular=A.curved).to(y)
-    filtered = filter_columns(y * ray_weights(A, "FBP").to(y), response)
+    weighted, A = widened(y * ray_weights(A, "FBP").to(y), A)
+    step = A.col_mm / (A.source_mm + A.detector_mm) if A.curved else A.col_mm
+    filtered = filter_columns(weighted, ramp(A.n_cols, step, window, equiangular=A.curved).to(y))
     sinograms = filtered.reshape(-1, *A.codomain.shape)
     images = y.new_zeros(len(sinograms), *A.domain.shape)
     for theta, view in zip(A.angles.tolist(), sinograms.unbind(1), strict=True):
         images += _backproject(A, theta, view)
     return images.reshape(*y.shape[:-2], *A.domain.shape)
+
+
+def widened(y: Tensor, A: FanBeam) -> tuple[Tensor, FanBeam]:
+    """Weighted data on a detector that reaches as far on its short side as on its long one.
+
+    Filtering spreads the data of a shifted detector beyond its short side, into columns that
+    backprojection needs.
+
+    Args:
+        y: ``(..., col)``, already multiplied by `ray_weights`.
+        A: the fan beam.
+
+    Example:
+        >>> A = FanBeam((8, 8), torch.zeros(1), 1.0, 50, 50, 10, 2.0, col_offset_mm=4.0)
+        >>> y, B = widened(torch.ones(1, 10), A)
+        >>> y.tolist(), B.col_offset_mm
+        ([[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]], 0.0)
+    """
+    slope = A.axis_offset_mm / A.source_mm
+    axis_mm = (A.source_mm + A.detector_mm) * (math.atan(slope) if A.curved else slope)
+    shift = 2 * (A.col_offset_mm - axis_mm) / A.col_mm
+    n = min(math.ceil(abs(shift) - 1e-6), A.n_cols)
+    left, right = (n, 0) if shift > 0 else (0, n)
+    wide = FanBeam(A.geometry.shape[1:], A.angles, A.pixel_mm, A.source_mm, A.detector_mm,
+                   A.n_cols + n, A.col_mm, curved=A.curved,
+                   col_offset_mm=A.col_offset_mm + (right - left) / 2 * A.col_mm,
+                   axis_offset_mm=A.axis_offset_mm, dtype=A.domain.dtype)
+    return torch.nn.functional.pad(y, (left, right)), wide
 
 
 def ray_weights(A: FanBeam, name: str) -> Tensor:

@@ -14,7 +14,7 @@ in the central plane, and errs with the square of the cone angle outside it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam
 from medinv.operators.ct_geometry import CTGeometry
 from medinv.solvers.base import OnStep, check_measurement, require
-from medinv.solvers.fan_fbp import ray_weights
+from medinv.solvers.fan_fbp import ray_weights, widened
 from medinv.solvers.ramp import WINDOWS, filter_columns, ramp
 
 _VOXELS = 2**22  # backprojected at a time, which bounds the memory beside the result
@@ -78,11 +78,12 @@ class FDK:
         check_measurement(y, A)
         circle = _circle(A.geometry)
         weights = ray_weights(circle.fan, "FDK")[:, None] * circle.cosines()
-        response = ramp(circle.fan.n_cols, circle.fan.col_mm, self.window).to(y)
-        filtered = filter_columns(y * weights.to(y), response)
-        projections = filtered.reshape(-1, *A.codomain.shape)
+        weighted, fan = widened(y * weights.to(y), circle.fan)
+        circle = replace(circle, fan=fan)
+        filtered = filter_columns(weighted, ramp(fan.n_cols, fan.col_mm, self.window).to(y))
+        projections = filtered.reshape(-1, *filtered.shape[-3:])
         volumes = y.new_zeros(len(projections), *A.domain.shape)
-        for view, theta in enumerate(circle.fan.angles.tolist()):
+        for view, theta in enumerate(fan.angles.tolist()):
             _backproject(volumes, A.geometry, circle, theta, projections[:, view])
         x = volumes.reshape(*y.shape[:-3], *A.domain.shape)
         if on_step is not None:

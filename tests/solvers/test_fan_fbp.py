@@ -56,6 +56,14 @@ def test_water_reads_zero_in_fan_beams(arc, curved, offsets):
     assert abs(outside.mean().item() + 1000) < 5
 
 
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("curved", [False, True], ids=["flat", "curved"])
+def test_a_detector_that_sees_half_of_the_disc(curved, side):
+    A = FanBeam((N, N), ARCS["full turn"], 1.0, 250.0, 150.0, 100, 0.9, curved=curved,
+                col_offset_mm=side * 33.0)  # 12 mm beyond the axis on its short side
+    assert check_water(FBP()(fan_disc_line_integrals(A, **WATER), A)).abs().max() < 5
+
+
 @pytest.mark.parametrize("sign", [1, -1], ids=["clockwise", "counterclockwise"])
 @pytest.mark.parametrize("offset", [0.0, 3.3])
 def test_water_reads_zero_in_parallel_beams(sign, offset):
