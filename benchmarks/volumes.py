@@ -1,0 +1,179 @@
+"""Consistency of volumes in three planes, and quality against the number of network calls.
+
+    python benchmarks/volumes.py consistency --tasks ct-20 ct-limited mr-thick --output volumes.md
+    python benchmarks/volumes.py calls --task ct-20 --calls 20 50 100 200 400
+
+PSNR is the mean over the slices of a plane, with the volume's maximum as data range: stacking
+slices that were reconstructed alone costs most in the coronal and sagittal planes. 3D TV gets the
+weight that is best for the very volume it is scored on (an oracle); no other method sees the
+truth. ``--split validation`` scores the slices kept for choosing settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medinv.priors import Prior, ProductPrior, SlicePrior, load_prior
+from medinv.recipe.load import load_reconstruct_recipe
+from medinv.recipe.measurement import Measured
+from medinv.recipe.run import measure_recipe
+from medinv.solvers import DDS, TPDM, TV, DiffusionMBIR
+
+TASKS = {
+    "ct-20": ("demo-chest-ct", ["measurement.views=20"]),
+    "ct-limited": ("demo-chest-ct", ["measurement.views=120", "measurement.arc_degrees=120"]),
+    "mr-thick": ("mri-thick-slices", []),
+}
+TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+PLANES = {"axial": -3, "coronal": -2, "sagittal": -1}
+
+
+def plane_psnr(x: Tensor, reference: Tensor) -> dict[str, float]:
+    """Mean PSNR of the slices of each plane; slices without any signal are left out."""
+    if not x.is_complex():
+        x = x.clamp(min=0)
+    peak = reference.abs().max()
+    error = (x.abs() - reference.abs()).square()
+    result = {}
+    for name, axis in PLANES.items():
+        axes = [other for other in (-3, -2, -1) if other != axis]
+        signal = reference.abs().amax(axes) > 0.05 * peak
+        result[name] = float((10 * (peak**2 / error.mean(axes)).log10())[signal].mean())
+    return result
+
+
+def row(method: str, run: Callable[[], Tensor], measured: Measured) -> tuple[str, Tensor]:
+    start = time.perf_counter()
+    x = run()
+    seconds = time.perf_counter() - start
+    assert measured.reference is not None
+    values = plane_psnr(x, measured.reference)
+    return (f"| {method} | " + " | ".join(f"{values[name]:.2f}" for name in PLANES)
+            + f" | {seconds:.0f} |"), x
+
+
+def best_tv(measured: Measured) -> tuple[str, Tensor]:
+    """3D TV with the weight that scores highest."""
+    spacing = tuple(measured.facts["spacing_mm"])[::-1]
+    real = not measured.A.domain.dtype.is_complex
+
+    def score(weight: float) -> tuple[float, str, Tensor]:
+        solver = TV(weight=weight, axes=(-3, -2, -1), spacing=spacing, max_iter=200,
+                    nonnegative=real)
+        text, x = row(f"TV 3D, oracle weight {weight:g}",
+                      lambda: solver(measured.y, measured.A), measured)
+        assert measured.reference is not None
+        return plane_psnr(x, measured.reference)["axial"], text, x
+
+    _, text, x = max((score(weight) for weight in TV_WEIGHTS), key=lambda item: item[0])
+    return text, x
+
+
+def product(task: str, first: Prior, auxiliary: str | None) -> ProductPrior | None:
+    """The axial prior times a coronal one, where there is one."""
+    if auxiliary is None and task.startswith("mr"):
+        second = first  # the brain prior was trained on every plane
+    elif auxiliary is not None and task.startswith("ct"):
+        second = load_prior(auxiliary)
+    else:
+        return None
+    return ProductPrior([SlicePrior(first, -3), SlicePrior(second, -2)], (0.5, 0.5))
+
+
+def seeded(title: str, solver: Callable[..., Tensor], measured: Measured, prior: Prior,
+           seed: int) -> str:
+    rng = torch.Generator().manual_seed(seed)
+    return row(title, lambda: solver(measured.y, measured.A, prior, rng=rng), measured)[0]
+
+
+def methods(task: str, measured: Measured, solver: DDS, prior: Prior, auxiliary: str | None,
+            seed: int) -> Iterator[str]:
+    shared = {"noise_std": measured.noise_std, "gamma": solver.gamma, "eta": solver.eta,
+              "sigma_max": solver.sigma_max, "sigma_min": solver.sigma_min, "steps": solver.steps}
+
+    def run(title: str, method: Callable[..., Tensor], with_prior: Prior) -> str:
+        return seeded(title, method, measured, with_prior, seed)
+
+    yield best_tv(measured)[0]
+    yield run("DDS, slice by slice", DDS(**shared), prior)
+    yield run("DDS-3D", DDS(**shared, z_weight=1e-3, rho=0.01), prior)
+    yield run("DDS-3D without the proximal term",
+              DDS(**{**shared, "gamma": None, "noise_std": None}, z_weight=1e-3, rho=0.01), prior)
+    mbir = DiffusionMBIR(steps=solver.steps, z_weight=1e-3, rho=0.01, cg_iter=3, sigma_max=10.0,
+                         sigma_min=solver.sigma_min)
+    yield run(f"DiffusionMBIR, {2 * solver.steps - 1} calls", mbir, SlicePrior(prior))
+    pair = product(task, prior, auxiliary)
+    if pair is not None:
+        yield run("DDS with the product of two planes", DDS(**shared), pair)
+        yield run("DDS-3D with the product of two planes",
+                  DDS(**shared, z_weight=1e-3, rho=0.01), pair)
+        tpdm = TPDM(steps=solver.steps, sigma_max=10.0, sigma_min=solver.sigma_min)
+        yield run(f"TPDM, {2 * solver.steps} calls", tpdm, pair)
+
+
+def calls(measured: Measured, solver: DDS, prior: Prior, counts: list[int], seed: int
+          ) -> Iterator[str]:
+    """Every method with a growing number of network calls per slice."""
+    shared = {"noise_std": measured.noise_std, "gamma": solver.gamma, "eta": solver.eta,
+              "sigma_max": solver.sigma_max, "sigma_min": solver.sigma_min}
+    for n in counts:
+        dds = DDS(**shared, steps=n, z_weight=1e-3, rho=0.01)
+        yield seeded(f"DDS-3D, {n} calls", dds, measured, prior, seed)
+    for n in counts:
+        mbir = DiffusionMBIR(steps=(n + 1) // 2, z_weight=1e-3, rho=0.01, cg_iter=3,
+                             sigma_max=10.0, sigma_min=solver.sigma_min)
+        title = f"DiffusionMBIR, {2 * mbir.steps - 1} calls"
+        yield seeded(title, mbir, measured, SlicePrior(prior), seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["consistency", "calls"])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--split", default="test", choices=["test", "validation"])
+    parser.add_argument("--slices", type=int, help="only so many, from the first")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--auxiliary", help="checkpoint of a coronal CT prior")
+    parser.add_argument("--calls", type=int, nargs="+", default=[20, 50, 100, 200, 400])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    lines = []
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    for task in args.tasks:
+        name, overrides = TASKS[task]
+        overrides = [*overrides, f"measurement.volume.split={args.split}"]
+        if args.slices:
+            overrides.append(f"measurement.slices=[0, {args.slices}]")
+        if args.steps:
+            overrides.append(f"solver.steps={args.steps}")
+        recipe = load_reconstruct_recipe(name, overrides)
+        measured = measure_recipe(recipe)
+        solver = recipe.solver.build(measured.noise_std)
+        assert isinstance(solver, DDS)
+        prior_name = recipe.prior if isinstance(recipe.prior, str) else recipe.prior.primary
+        prior = load_prior(prior_name)
+        say(f"\n### {task}, {args.split} slices, {args.what}\n\n{measured.origin}; "
+            f"{measured.facts}.\n\n{solver}\n\n"
+            "| method | axial | coronal | sagittal | seconds |\n|---|---|---|---|---|")
+        rows = (methods(task, measured, solver, prior, args.auxiliary, args.seed)
+                if args.what == "consistency"
+                else calls(measured, solver, prior, args.calls, args.seed))
+        for text in rows:
+            say(text)
+    if args.output:
+        args.output.write_text("\n".join(lines).lstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
