@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
-from medinv.priors.base import IntensityScale
+from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.networks import UNet
+from medinv.priors.patches import PatchNetwork, PatchPrior
 
 
 class UNetLayout(BaseModel):
@@ -37,6 +38,21 @@ class UNetLayout(BaseModel):
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
     embedding: int
+    context: int = Field(0, ge=0)
+    extra_channels: int = Field(0, ge=0)
+
+
+class PatchTiling(BaseModel):
+    """Arguments of `medinv.priors.PatchPrior`, for a network that takes positions.
+
+    Example:
+        >>> PatchTiling(patch=56, side=304).patch
+        56
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    patch: int = Field(ge=1, description="side of the patches that tile an image")
+    side: int = Field(ge=1, description="pixels that the positions' range -1 to 1 spans")
 
 
 class PriorCard(BaseModel):
@@ -56,6 +72,12 @@ class PriorCard(BaseModel):
     complex_images: bool
     sigma_data: float = Field(gt=0)
     scale: IntensityScale
+    text_encoder: str | None = Field(
+        None, description="what makes the network's context of prompts (minilm, clip)"
+    )
+    patch: PatchTiling | None = Field(
+        None, description="how images are tiled, for a network of patches"
+    )
     error_by_sigma: dict[float, float] = Field(
         default_factory=dict,
         description="mean squared error of D by noise level, on held-out images",
@@ -110,8 +132,10 @@ def read_card(name: str | Path) -> PriorCard:
         raise CheckpointError(f"{path.name}: not the description of a prior: {error}") from error
 
 
-def load_prior(name: str | Path) -> NetworkPrior:
+def load_prior(name: str | Path) -> Prior:
     """A shipped prior by name, or one's own by the path of its .safetensors file; on the CPU.
+
+    It is a `NetworkPrior`, or a `PatchPrior` around one where the card has a ``patch``.
 
     Raises:
         CheckpointError: no such prior, or weights and description do not belong together.
@@ -133,17 +157,21 @@ def load_prior(name: str | Path) -> NetworkPrior:
             f"{error}"
         ) from error
     prior = NetworkPrior(network, card.sigma_data, complex_images=card.complex_images,
-                         scale=card.scale, error_by_sigma=card.error_by_sigma)
-    return prior.eval().requires_grad_(False)
+                         scale=card.scale, error_by_sigma=card.error_by_sigma,
+                         text_encoder=card.text_encoder)
+    prior.eval().requires_grad_(False)
+    if card.patch is None:
+        return prior
+    return PatchPrior.from_network(prior, card.patch.patch, card.patch.side)
 
 
-def save_prior(path: str | Path, prior: NetworkPrior, description: str,
+def save_prior(path: str | Path, prior: Prior, description: str,
                training: dict[str, Any] | None = None) -> PriorCard:
     """Write ``path`` (.safetensors, half precision) and the .json beside it; returns the latter.
 
     Args:
         path: where to; ends in ``.safetensors``.
-        prior: a `NetworkPrior` on a `UNet`.
+        prior: a `NetworkPrior` on a `UNet`, or a `PatchPrior` around one.
         description: one line for people.
         training: data sets with licences, recipe hash, updates and so on.
 
@@ -159,18 +187,22 @@ def save_prior(path: str | Path, prior: NetworkPrior, description: str,
         0.5
     """
     path = Path(path)
-    network = prior.network
-    if not isinstance(network, UNet) or path.suffix != ".safetensors":
+    prior, patch = _untiled(prior)
+    network = prior.network if isinstance(prior, NetworkPrior) else None
+    if (not isinstance(prior, NetworkPrior) or not isinstance(network, UNet)
+            or path.suffix != ".safetensors"):
         raise CheckpointError(
-            "save_prior writes a UNet to a .safetensors file, got "
-            f"{type(network).__name__} and {path}"
+            "save_prior writes a prior around a UNet to a .safetensors file, got "
+            f"{type(prior).__name__} around {type(network).__name__} and {path}"
         )
     card = PriorCard(
         description=description,
         network=UNetLayout(channels=network.channels, widths=network.widths, blocks=network.blocks,
-                           embedding=network.embedding),
+                           embedding=network.embedding, context=network.context,
+                           extra_channels=network.extra_channels),
         complex_images=prior.dtype.is_complex, sigma_data=prior.sigma_data, scale=prior.scale,
-        error_by_sigma=prior.error_by_sigma, training=training or {},
+        patch=patch, error_by_sigma=prior.error_by_sigma, text_encoder=prior.text_encoder,
+        training=training or {},
     )
     tensors = {key: value.half().contiguous() for key, value in network.state_dict().items()}
     with replacing(path) as partial:
@@ -179,3 +211,10 @@ def save_prior(path: str | Path, prior: NetworkPrior, description: str,
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")
     return card
+
+
+def _untiled(prior: Prior) -> tuple[Prior, PatchTiling | None]:
+    """The prior whose network is saved, and how images are tiled for it."""
+    if isinstance(prior, PatchPrior) and isinstance(prior.denoiser, PatchNetwork):
+        return prior.denoiser.prior, PatchTiling(patch=prior.patch, side=prior.side)
+    return prior, None

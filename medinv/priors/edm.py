@@ -43,6 +43,7 @@ class NetworkPrior(Prior):
         error_by_sigma: mean squared error of ``D`` by noise level, measured on held-out images;
             without it, that of a Gaussian of standard deviation ``sigma_data``.
         chunk: most images sent through the network at once; bounds memory.
+        text_encoder: what the network's context comes from, for networks that take one.
 
     Example:
         >>> from medinv.priors import UNet
@@ -54,13 +55,15 @@ class NetworkPrior(Prior):
 
     def __init__(self, network: nn.Module, sigma_data: float, *, complex_images: bool = False,
                  scale: IntensityScale | None = None,
-                 error_by_sigma: dict[float, float] | None = None, chunk: int = 8) -> None:
+                 error_by_sigma: dict[float, float] | None = None, chunk: int = 8,
+                 text_encoder: str | None = None) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sigma_data, self.chunk = sigma_data, chunk
         self.dtype = torch.complex64 if complex_images else torch.float32
         self.ndim, self.scale = 2, scale or IntensityScale()
         self.error_by_sigma = error_by_sigma or {}
+        self.text_encoder = text_encoder
 
     def error_variance(self, sigma: float) -> float:
         """Measured squared error of ``D``; its share of the Gaussian's is interpolated."""
@@ -71,27 +74,41 @@ class NetworkPrior(Prior):
         shares = [self.error_by_sigma[s] * (1 / s**2 + 1 / self.sigma_data**2) for s in levels]
         return gaussian * float(np.interp(np.log(sigma), np.log(levels), shares))
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``D`` on real channels: ``x`` (b, channels, y, x), ``sigma`` (b,); the training form."""
+    def denoise(self, x: Tensor, sigma: Tensor, context: Tensor | None = None,
+                where: Tensor | None = None) -> Tensor:
+        """``D`` on real channels: ``x`` (b, channels, y, x), ``sigma`` (b,); the training form.
+
+        ``context`` (b, n) describes each image, and ``where`` (b, 2, y, x) gives the positions of
+        its pixels, for networks that take them.
+        """
         s = sigma.reshape(-1, 1, 1, 1)
         total = s.square() + self.sigma_data**2
-        inner = (x * total.rsqrt()).contiguous(memory_format=torch.channels_last)
+        inner = x * total.rsqrt()
+        if where is not None:
+            inner = torch.cat([inner, where], dim=1)
+        inner = inner.contiguous(memory_format=torch.channels_last)
+        described = () if context is None else (context,)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16_is_fast(x.device)):
-            features = self.network(inner, sigma.log() / 4)
+            features = self.network(inner, sigma.log() / 4, *described)
         c_skip, c_out = self.sigma_data**2 / total, s * self.sigma_data * total.rsqrt()
         return torch.addcmul(c_skip * x, c_out, features.float())
 
-    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape."""
+    def forward(self, x: Tensor, sigma: Tensor | float, context: Tensor | None = None) -> Tensor:
+        """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape.
+
+        ``context`` describes the images, (n,) or (*batch, n); `ContextPrior` holds it for solvers.
+        """
         batch = x.shape[:-2]
         images = x.reshape(-1, *x.shape[-2:])
         sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         sigmas = sigmas.expand(batch).flatten()
+        contexts = None if context is None else (
+            context.expand(*batch, context.shape[-1]).flatten(0, -2).split(self.chunk))
         parts = [
-            from_channels(self.denoise(to_channels(part), sigma_part), self.dtype)
-            for part, sigma_part in zip(
-                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True
-            )
+            from_channels(self.denoise(to_channels(part), sigma_part,
+                                       None if contexts is None else contexts[i]), self.dtype)
+            for i, (part, sigma_part) in enumerate(zip(
+                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True))
         ]
         return torch.cat(parts).reshape(x.shape)
 

@@ -68,6 +68,10 @@ class UNet(nn.Module):
         widths: feature channels of each resolution level, fine to coarse, multiples of 16.
         blocks: residual blocks per level, on the way down and again on the way up.
         embedding: size of the noise-level embedding.
+        context: size of the vector that describes an image, 0 for a network that takes none. A
+            layer without biases adds it to the noise-level embedding, so that the zero vector and
+            no vector are the same; at first, so is every other.
+        extra_channels: input channels after the image's, such as the positions of its pixels.
 
     Example:
         >>> network = UNet(2, widths=(16, 32), blocks=(1, 1), embedding=16)
@@ -76,16 +80,18 @@ class UNet(nn.Module):
     """
 
     def __init__(self, channels: int, widths: Sequence[int] = (32, 64, 128, 160),
-                 blocks: Sequence[int] = (1, 1, 2, 2), embedding: int = 128) -> None:
+                 blocks: Sequence[int] = (1, 1, 2, 2), embedding: int = 128,
+                 context: int = 0, extra_channels: int = 0) -> None:
         super().__init__()
-        self.channels, self.embedding = channels, embedding
+        self.channels, self.embedding, self.context = channels, embedding, context
+        self.extra_channels = extra_channels
         self.widths, self.blocks = tuple(widths), tuple(blocks)
         self.stride = 2 ** (len(widths) - 1)
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(0, 2, 32).exp2(), persistent=False)
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(),
                                    nn.Linear(embedding, embedding), nn.SiLU())
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels + extra_channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, (w, n) in enumerate(zip(widths, blocks, strict=True)):
@@ -97,15 +103,21 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(widths[0] // 16, widths[0])
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         _zero(self.head)
+        if context:
+            self.describe = nn.Sequential(nn.Linear(context, embedding, bias=False), nn.SiLU(),
+                                          nn.Linear(embedding, embedding, bias=False))
+            _zero(self.describe[-1])
 
-    def forward(self, x: Float[Tensor, "b c y x"],
-                noise: Float[Tensor, " b"]) -> Float[Tensor, "b c y x"]:
+    def forward(self, x: Float[Tensor, "b c_in y x"], noise: Float[Tensor, " b"],
+                context: Float[Tensor, "b n"] | None = None) -> Float[Tensor, "b c_out y x"]:
         """Features of ``x`` at noise coordinate ``noise`` (EDM's ``log(sigma) / 4``)."""
         ny, nx = x.shape[-2:]
         pad = (0, -nx % self.stride, 0, -ny % self.stride)
         h = F.pad(x, pad, mode="reflect") if any(pad) else x
         phase = noise[:, None] * self.frequencies * torch.pi
         emb = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        if context is not None:
+            emb = emb + self.describe(context)
         h = self.stem(h)
         skips = []
         for i, stage in enumerate(self.down):

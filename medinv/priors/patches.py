@@ -15,11 +15,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from medinv.errors import InputError
 from medinv.operators.linalg import standard_normal
 from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.edm import NetworkPrior, from_channels, to_channels
 
 PatchDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``D`` of patches (n, p, p) at levels (n,), with their positions (n, 2, p, p)."""
@@ -47,6 +48,30 @@ def positions(rows: Tensor, columns: Tensor, shape: tuple[int, int], side: int) 
     y, x = ((index - (n - 1) / 2) * (2 / side)
             for index, n in zip((rows, columns), shape, strict=True))
     return torch.stack([x.expand(len(y), len(x)), y[:, None].expand(len(y), len(x))])
+
+
+class PatchNetwork(nn.Module):
+    """Denoises patches by a `NetworkPrior` whose network takes their positions as channels.
+
+    Args:
+        prior: the network with its preconditioning, of which the positions see nothing.
+
+    Example:
+        >>> from medinv.priors import UNet
+        >>> network = UNet(1, (16, 32), (1, 1), 16, extra_channels=2)
+        >>> denoiser = PatchNetwork(NetworkPrior(network, sigma_data=0.5))
+        >>> denoiser(torch.zeros(3, 8, 8), torch.ones(3), torch.zeros(3, 2, 8, 8)).shape
+        torch.Size([3, 8, 8])
+    """
+
+    def __init__(self, prior: NetworkPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, patches: Tensor, sigma: Tensor, where: Tensor) -> Tensor:
+        """``D`` of patches (n, p, p) at levels (n,), with their positions (n, 2, p, p)."""
+        denoised = self.prior.denoise(to_channels(patches), sigma, where=where)
+        return from_channels(denoised, self.prior.dtype)
 
 
 class PatchPrior(Prior):
@@ -85,6 +110,18 @@ class PatchPrior(Prior):
         self.denoiser, self.patch, self.side, self.chunk = denoiser, patch, side, chunk
         self.dtype, self.ndim, self.scale = dtype, 2, scale or IntensityScale()
         self._error_variance = error_variance
+
+    @classmethod
+    def from_network(cls, prior: NetworkPrior, patch: int, side: int) -> PatchPrior:
+        """Around a network that was trained on patches with positions.
+
+        Args:
+            prior: the network; it gives scale, dtype and error.
+            patch: side of the patches, P.
+            side: pixels that the positions' range -1 to 1 spanned in training.
+        """
+        return cls(PatchNetwork(prior), patch, side, dtype=prior.dtype, scale=prior.scale,
+                   error_variance=prior.error_variance)
 
     def error_variance(self, sigma: float) -> float:
         """That of the denoiser of patches."""
