@@ -275,15 +275,15 @@ def test_debug_shows_the_traceback_and_keeps_the_code(mri_recipe):
 
 
 def test_interrupt_and_surprise(mri_recipe, monkeypatch):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken inside")
 
-    monkeypatch.setattr("medinv.recipe.run.run_recipe", interrupted)
+    monkeypatch.setattr("medinv.recipe.outputs.run_into", interrupted)
     assert medinv("reconstruct", mri_recipe).exit_code == 130
-    monkeypatch.setattr("medinv.recipe.run.run_recipe", broken)
+    monkeypatch.setattr("medinv.recipe.outputs.run_into", broken)
     result = medinv("reconstruct", mri_recipe)
     assert result.exit_code == 1
     assert "broken inside" in result.output

@@ -54,7 +54,7 @@ def demo(output: Output = Path("out"), overrides: Overrides = None) -> None:
 
     The CT is downloaded once (35 MB). Without a network, a phantom stands in for it.
     """
-    _reconstruct("demo-chest-ct", None, output, overrides)
+    _reconstruct("demo-chest-ct", None, output, overrides, resume=False)
 
 
 @app.command()
@@ -68,12 +68,15 @@ def reconstruct(
         Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
     ] = None,
     output: Output = Path("out"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run into this output was stopped.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Reconstruct a volume as a recipe says (`medinv recipes list`)."""
+    """Reconstruct a volume as a recipe says; a killed run continues with --resume."""
     if (recipe is None) == (recipe_option is None):
         raise typer.BadParameter("expected one recipe, as an argument or as --recipe")
-    _reconstruct(recipe or recipe_option or "", input, output, overrides)
+    _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume)
 
 
 @app.command()
@@ -156,18 +159,15 @@ def check_operator(
 
 
 def _reconstruct(
-    name: str, source: Path | None, output: Path, overrides: list[str] | None
+    name: str, source: Path | None, output: Path, overrides: list[str] | None, *, resume: bool
 ) -> None:
     from medinv.cli.progress import stages
     from medinv.recipe.load import load_reconstruct_recipe
-    from medinv.recipe.outputs import check_output, write_outputs
-    from medinv.recipe.run import run_recipe
+    from medinv.recipe.outputs import run_into
 
     recipe = load_reconstruct_recipe(name, overrides or ())
-    check_output(output)
     with stages() as on_progress:
-        run = run_recipe(recipe, source, on_progress)
-    files = write_outputs(run, output)
+        run, files = run_into(output, recipe, source, on_progress, resume=resume)
     for line in (run.measured.origin, *run.measured.notes):
         typer.echo(f"{line[0].upper()}{line[1:]}.", err=True)
     listing.print_table(recipe.description or recipe.name, run.metrics())

@@ -30,7 +30,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            typer.echo("Interrupted; every file under its final name is whole.", err=True)
+            typer.echo("Interrupted; every file under its final name is whole, and a "
+                       "run goes on with --resume.", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except MedinvError as error:
             _report(str(error), debug)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from medinv.evaluation.figure import comparison, gallery
 from medinv.evaluation.report import Provenance, write_report
 from medinv.recipe.load import recipe_hash, recipe_json
 from medinv.recipe.prior import prior_title
-from medinv.recipe.run import Run
+from medinv.recipe.resume import unfinished_path
+from medinv.recipe.run import OnProgress, Run, run_recipe
+from medinv.recipe.schema import ReconstructRecipe
 
 _NIFTI = (".nii", ".nii.gz")
 REGION = "all voxels"
@@ -37,6 +40,36 @@ def check_output(output: str | Path) -> None:
             f"{path}: expected a folder or a name that ends in .nii.gz, found a file; "
             "choose another name"
         )
+
+
+def run_into(
+    output: str | Path,
+    recipe: ReconstructRecipe,
+    input: str | Path | None = None,  # noqa: A002
+    on_progress: OnProgress | None = None,
+    *,
+    resume: bool = False,
+) -> tuple[Run, dict[str, Path]]:
+    """Run a recipe and write its outputs; what an interrupted run had done is kept for the next.
+
+    Args:
+        output: see `write_outputs`.
+        recipe: what to run.
+        input: the file to use instead of the recipe's.
+        on_progress: called after every step of a solver.
+        resume: go on where the last run into ``output`` was interrupted, if one was; else anew.
+
+    Raises:
+        CheckpointError: that was a run of another recipe, input or prior.
+    """
+    check_output(output)
+    unfinished = unfinished_path(output)
+    if not resume:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    run = run_recipe(recipe, input, on_progress, unfinished=unfinished)
+    files = write_outputs(run, output)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return run, files
 
 
 def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:

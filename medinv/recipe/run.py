@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +19,7 @@ from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.prior import build_prior
+from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import (
     CTFile,
     CTSimulated,
@@ -31,6 +33,7 @@ from medinv.recipe.schema import (
 )
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.resources import measure
+from medinv.solvers.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def reconstruct(
     output: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, object] = (),
     on_progress: OnProgress | None = None,
+    resume: bool = False,
 ) -> Volume:
     """Reconstruct a volume, as a recipe says.
 
@@ -119,26 +123,28 @@ def reconstruct(
         output: a ``.nii.gz`` file for the volume, or a folder for all outputs; None to write none.
         overrides: ``{"solver.steps": 20}`` or ``["solver.steps=20"]``.
         on_progress: called after every step of a solver.
+        resume: continue the interrupted run that was to write ``output``, to the same result.
 
     Returns:
         The volume: HU for CT, magnitudes for MRI (complex with ``output.complex_values``).
 
     Raises:
         InputError: a wrong recipe or file; its subclasses say which.
+        CheckpointError: what is to be resumed is a run of another recipe, input or prior.
         OutputError: an output could not be written.
         DownloadError: a data set could not be fetched.
     """
-    from medinv.recipe.outputs import check_output, write_outputs
+    from medinv.recipe.outputs import run_into
 
     if not isinstance(recipe, ReconstructRecipe):
         recipe = load_reconstruct_recipe(recipe, overrides)
     elif overrides:
         raise InputError("overrides: a validated recipe is passed; change it with model_copy")
-    if output is not None:
-        check_output(output)
-    run = run_recipe(recipe, input, on_progress)
-    if output is not None:
-        write_outputs(run, output)
+    if output is None:
+        if resume:
+            raise InputError("resume: pass the output of the run that was interrupted")
+        return run_recipe(recipe, input, on_progress).volume()
+    run, _ = run_into(output, recipe, input, on_progress, resume=resume)
     return run.volume()
 
 
@@ -146,8 +152,13 @@ def run_recipe(
     recipe: ReconstructRecipe,
     input: str | Path | None = None,  # noqa: A002
     on_progress: OnProgress | None = None,
+    *,
+    unfinished: Path | None = None,
 ) -> Run:
-    """Measure and reconstruct; writes nothing. Arguments and errors as for `reconstruct`."""
+    """Measure and reconstruct; writes no outputs. Arguments and errors as for `reconstruct`.
+
+    With ``unfinished``, a folder, what is done is kept there, and what is there is not done again.
+    """
     report = on_progress or _ignore
     report(Progress("reading and simulating the data", 0, None))
     prior = None if recipe.prior is None else build_prior(recipe.prior)
@@ -155,15 +166,21 @@ def run_recipe(
     if prior is not None:
         prior.check(measured.A)
     recipe.solver.build(measured.noise_std)  # a wrong setting fails before the baselines run
+    snapshots = None
+    if unfinished is not None:
+        snapshots = snapshots_of(unfinished, recipe, measured, prior)
+        if snapshots.load("run") is None:  # refuses another run's before anything is computed
+            snapshots.save("run", {})
+    task = _Task(measured, prior, report, snapshots)
     methods = {
-        settings.title: _solve(settings, measured, prior, recipe.seed, settings.title, report)
+        settings.title: task.solve(settings, recipe.seed, settings.title)
         for settings in recipe.baselines
     }
     main, n_samples = recipe.solver, recipe.samples
     if n_samples == 1:
-        methods[main.title] = _solve(main, measured, prior, recipe.seed, main.title, report)
+        methods[main.title] = task.solve(main, recipe.seed, main.title)
         return Run(recipe, measured, methods, main.title)
-    first, mean = _sample(main, measured, prior, recipe, report)
+    first, mean = _sample(task, recipe)
     title = f"{main.title}, mean of {n_samples}"
     methods |= {f"{main.title}, one sample": first, title: mean}
     return Run(recipe, measured, methods, title)
@@ -198,38 +215,61 @@ def _source(block: Measurement) -> VolumeSource | KSpaceSource | ProjectionSourc
     return block.kspace if isinstance(block, MRIFile) else block.volume
 
 
-def _sample(settings: SolverSettings, measured: Measured, prior: Prior | None,
-            recipe: ReconstructRecipe, report: OnProgress) -> tuple[Method, Method]:
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What every method of a run shares."""
+
+    measured: Measured
+    prior: Prior | None
+    report: OnProgress
+    snapshots: Snapshots | None
+
+    def solve(self, settings: SolverSettings, seed: int, stage: str) -> Method:
+        """Run one method, go on with it, or tell its result from before."""
+        if self.snapshots is None:
+            return self._compute(settings, seed, stage, None)
+        name = quote(stage, safe="")
+        known = self.snapshots.load(name)
+        if known is not None:
+            return Method(**known)
+        steps = self.snapshots.part(name)
+        method = self._compute(settings, seed, stage, steps)
+        self.snapshots.save(name, vars(method))
+        steps.clear()
+        return method
+
+    def _compute(self, settings: SolverSettings, seed: int, stage: str,
+                 snapshots: Snapshots | None) -> Method:
+        measured, steps, clock = self.measured, settings.steps, Clock()
+        solver = settings.build(measured.noise_std)
+        self.report(Progress(stage, 0, steps))
+
+        def on_step(i: int, _: Tensor) -> None:
+            self.report(Progress(stage, i + 1, steps))
+
+        with measure() as cost:
+            if needs_prior(settings):
+                joined = None if snapshots is None else snapshots.joined_by(clock)
+                image = solver(measured.y, measured.A, self.prior, on_step=on_step,
+                               rng=Generator().manual_seed(seed), snapshots=joined)
+            else:
+                image = solver(measured.y, measured.A, on_step=on_step)
+        return Method(image, clock.seconds(), cost.peak_bytes)
+
+
+def _sample(task: _Task, recipe: ReconstructRecipe) -> tuple[Method, Method]:
     """The first sample and the mean of all, with the seeds ``seed, seed + 1``..."""
     first: Method | None = None
     total, seconds, peak = torch.zeros(()), 0.0, 0
     for i in range(recipe.samples):
-        stage = f"{settings.title}, sample {i + 1} of {recipe.samples}"
-        one = _solve(settings, measured, prior, recipe.seed + i, stage, report)
+        stage = f"{recipe.solver.title}, sample {i + 1} of {recipe.samples}"
+        one = task.solve(recipe.solver, recipe.seed + i, stage)
         first = first or one
         total = total + one.image
         seconds, peak = seconds + one.seconds, max(peak, one.peak_bytes)
     if first is None:
         raise InputError(f"samples: expected at least 1, got {recipe.samples}")
     return first, Method(total / recipe.samples, seconds, peak)
-
-
-def _solve(settings: SolverSettings, measured: Measured, prior: Prior | None, seed: int,
-           stage: str, report: OnProgress) -> Method:
-    solver = settings.build(measured.noise_std)
-    steps = settings.steps
-    report(Progress(stage, 0, steps))
-
-    def on_step(i: int, _: Tensor) -> None:
-        report(Progress(stage, i + 1, steps))
-
-    with measure() as cost:
-        if needs_prior(settings):
-            rng = Generator().manual_seed(seed)
-            image = solver(measured.y, measured.A, prior, rng=rng, on_step=on_step)
-        else:
-            image = solver(measured.y, measured.A, on_step=on_step)
-    return Method(image, cost.seconds, cost.peak_bytes)
 
 
 def _ignore(_: Progress) -> None:

@@ -60,7 +60,7 @@ class Snapshots:
 
     def part(self, name: str) -> Snapshots:
         """Snapshots of one part of the computation, in a folder of their own."""
-        return Snapshots(self.folder / name, self.fingerprint, self.minutes)
+        return Snapshots(self.folder / name, self.fingerprint, self.minutes, self.joined)
 
     def joined_by(self, other: Stateful) -> Snapshots:
         """The same, with the state of ``other`` in every snapshot of a loop."""
