@@ -9,8 +9,6 @@ keeps counts of a parallel beam with frames without object (``data_white``) and 
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medinv.data.arrays import check_finite
+from medinv.data.matlab_struct import read_mat_structs
 from medinv.data.metadata import Metadata
 from medinv.data.projections_dicom import read_projection_dicom
 from medinv.data.projections_yaml import GEOMETRY_FILE, read_projection_arrays
@@ -184,8 +183,6 @@ def read_htc(path: str | Path) -> Sinogram:
         DataError: not such a file, or a geometry that cannot be.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: expected a .mat file, found no file; check the path")
     scan = _htc_struct(path)
     data = _htc_numbers(scan, "sinogram", path)
     parameters = scan.get("parameters")
@@ -197,7 +194,7 @@ def read_htc(path: str | Path) -> Sinogram:
         raise DataError(f"{path}: expected a sinogram (view, col) with an angle for each view, "
                         f"found {data.shape} and {len(degrees)} angles; download the file again")
     source_mm, to_detector_mm, col_mm = (
-        float(_htc_numbers(parameters, name, path, size=1))
+        float(_htc_numbers(parameters, name, path, size=1).item())
         for name in ("distanceSourceOrigin", "distanceSourceDetector", "pixelSizePost"))
     check_finite(torch.from_numpy(data), path, "line integrals")
     angles = math.pi - torch.deg2rad(torch.from_numpy(degrees))
@@ -212,18 +209,8 @@ def read_htc(path: str | Path) -> Sinogram:
 
 
 def _htc_struct(path: Path) -> Mapping[str, Any]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        found = loadmat(path, simplify_cells=True)
-        scans = [value for value in found.values()
-                 if isinstance(value, Mapping) and "sinogram" in value]
-    except (MatReadError, OSError, ValueError, TypeError, LookupError, AttributeError, EOFError,
-            OverflowError, MemoryError, NotImplementedError, UnicodeError, struct.error,
-            zlib.error, AssertionError) as error:
-        raise DataError(f"{path}: expected a MATLAB file, but it cannot be read: "
-                        f"{error or type(error).__name__}; save it again, with -v7") from error
+    found = read_mat_structs(path)
+    scans = [value for value in found.values() if isinstance(value, dict) and "sinogram" in value]
     if len(scans) != 1:
         raise DataError(f"{path}: expected one struct with a sinogram, as the Helsinki challenge "
                         f"has it, found {len(scans)}; of other scans save a .npy and a "
@@ -231,13 +218,13 @@ def _htc_struct(path: Path) -> Mapping[str, Any]:
     return scans[0]
 
 
-def _htc_numbers(struct: Mapping[str, Any], name: str, path: Path, size: int | None = None
+def _htc_numbers(scan: Mapping[str, Any], name: str, path: Path, size: int | None = None
                  ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A field of real numbers."""
-    values = np.asarray(struct.get(name))
+    values = np.asarray(scan.get(name))
     if values.dtype.kind not in "iuf" or values.size != (size or values.size) or not values.size:
         raise DataError(f"{path}: expected real numbers in {name}, found "
-                        f"{'nothing' if struct.get(name) is None else 'something else'}; download "
+                        f"{'nothing' if scan.get(name) is None else 'something else'}; download "
                         "the file again")
     return values.astype(np.float64)
 

@@ -21,7 +21,7 @@ from medinv.errors import DataError, ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam, PlanarBeam
-from medinv.operators.ct_geometry import CTGeometry
+from medinv.operators.ct_geometry import CTGeometry, curved_frame
 
 _ASSUMED = "LPS"
 _SAME_COLUMN = 1e-6
@@ -123,8 +123,7 @@ class Sinogram:
 
     def shifted(self, columns: float) -> Sinogram:
         """The detector moved by so many columns along its columns; it corrects the axis' place."""
-        moved = self.geometry.detectors + columns * self.geometry.col_axes
-        return replace(self, geometry=replace(self.geometry, detectors=moved))
+        return replace(self, geometry=_moved(self.geometry, 0.0, columns))
 
     def every(self, n: int) -> Sinogram:
         """Every ``n``-th view, from the first on."""
@@ -145,9 +144,7 @@ class Sinogram:
         if geometry.parallel and geometry.shape[0] == n_rows:
             geometry = replace(geometry, shape=(n, *geometry.shape[1:]), n_rows=n)
         else:
-            middle = (start + stop - n_rows) / 2
-            geometry = replace(geometry, n_rows=n,
-                               detectors=geometry.detectors + middle * geometry.row_axes)
+            geometry = replace(_moved(geometry, (start + stop - n_rows) / 2, 0.0), n_rows=n)
         return replace(self, data=self.data[:, start:stop], geometry=geometry)
 
     def binned(self, rows: int, cols: int) -> Sinogram:
@@ -164,17 +161,17 @@ class Sinogram:
                             f"{geometry.n_rows} rows and {geometry.n_cols} columns; make them "
                             "smaller")
         n_rows, n_cols = geometry.n_rows // rows, geometry.n_cols // cols
-        lost = (n_rows * rows - geometry.n_rows) / 2, (n_cols * cols - geometry.n_cols) / 2
-        detectors = geometry.detectors + lost[0] * geometry.row_axes + lost[1] * geometry.col_axes
+        lost_rows = (n_rows * rows - geometry.n_rows) / 2
         if geometry.parallel and geometry.shape[0] == geometry.n_rows:
-            detectors = geometry.detectors + lost[1] * geometry.col_axes
+            lost_rows = 0.0
+        moved = _moved(geometry, lost_rows, (n_cols * cols - geometry.n_cols) / 2)
         z, y, x = geometry.shape
+        z_mm, y_mm, x_mm = geometry.voxel_mm
         binned = replace(
-            geometry, n_rows=n_rows, n_cols=n_cols, detectors=detectors,
-            col_axes=cols * geometry.col_axes, row_axes=rows * geometry.row_axes,
+            moved, n_rows=n_rows, n_cols=n_cols, col_axes=cols * moved.col_axes,
+            row_axes=rows * moved.row_axes,
             shape=(max(1, z // rows), max(1, y // cols), max(1, x // cols)),
-            voxel_mm=tuple(mm * n for mm, n in zip(geometry.voxel_mm, (rows, cols, cols),
-                                                   strict=True)))
+            voxel_mm=(rows * z_mm, cols * y_mm, cols * x_mm))
         noise_std = None if self.noise_std is None else self.noise_std / (rows * cols) ** 0.5
         return replace(self, data=F.avg_pool2d(self.data, (rows, cols)), geometry=binned,
                        noise_std=noise_std)
@@ -199,6 +196,19 @@ def fitted(geometry: CTGeometry) -> CTGeometry:
     n_slices = geometry.n_rows + (round(way / row_mm) if way > row_mm else 0)
     return replace(geometry, shape=(n_slices, geometry.n_cols, geometry.n_cols),
                    voxel_mm=(row_mm, col_mm, col_mm))
+
+
+def _moved(geometry: CTGeometry, rows: float, cols: float) -> CTGeometry:
+    """The detector moved along its rows and columns; a curved one along its arc."""
+    detectors = geometry.detectors + rows * geometry.row_axes
+    if not geometry.curved:
+        return replace(geometry, detectors=detectors + cols * geometry.col_axes)
+    frame = curved_frame(geometry)
+    radius, turn = frame.radius[:, None], cols * frame.pitch[:, None]
+    forward = turn.cos() * frame.forward + turn.sin() * frame.across
+    across = turn.cos() * frame.across - turn.sin() * frame.forward
+    return replace(geometry, detectors=detectors + radius * (forward - frame.forward),
+                   col_axes=radius * frame.pitch[:, None] * across)
 
 
 def _planar(geometry: CTGeometry, dtype: torch.dtype) -> PlanarBeam | None:

@@ -29,6 +29,7 @@ _ERROR_SHARE = 0.2
 _COLUMN_INCHES = 2.2
 _LETTERS_PER_INCH = 14
 _BRIGHTEST = 0.998
+_THINNEST = 0.02
 _CAPTION = (
     "images: 0 to {peak:.3g}; error maps: 0 to {error:.3g} "
     f"({_ERROR_SHARE:.0%} of it); the patient's right is on the left"
@@ -129,9 +130,14 @@ def _brightness(volume: Volume) -> float:
 
 
 def _shown(volume: Volume) -> tuple[Plane, ...]:
-    """The planes worth drawing: a single slice has only one that is not a line."""
+    """The planes worth drawing: a few thin slices have only one that is not a line."""
     found = planes(volume)
-    return tuple(plane for plane in found if min(plane.pixels.shape) > 1) or found
+    return tuple(plane for plane in found if not _is_line(plane)) or found
+
+
+def _is_line(plane: Plane) -> bool:
+    short, long = sorted((plane.height_mm, plane.width_mm))
+    return min(plane.pixels.shape) == 1 or short < _THINNEST * long
 
 
 def _draw(

@@ -1,4 +1,9 @@
-"""Simulated sparse-view CT: line integrals of a real volume, with noise."""
+"""Simulated CT: line integrals of a real volume, with noise.
+
+Projecting on the reconstruction's own grid makes reconstruction look easier than it is; with
+``oversampled``, the volume is projected as it was before pooling, on finer detector columns, whose
+line integrals are averaged.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,15 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from medinv.data import hu_to_mu, mu_to_hu, to_ras
+from medinv.data import Volume, crop, hu_to_mu, mu_to_hu, to_ras
 from medinv.errors import DataError
-from medinv.operators.ct import ParallelBeam
+from medinv.operators.base import LinearOperator
+from medinv.operators.cone import ConeBeam
+from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
-from medinv.recipe.schema import CTSimulated
+from medinv.recipe.schema import ConeScan, CTSimulated, FanScan
 
 
 def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
@@ -30,6 +37,7 @@ def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
     volume = source.volume if source.volume.orientation[2] in "SI" else to_ras(source.volume)
     if source.phantom:  # 1 in the phantom is the attenuation of water
         volume = volume.with_data(1000 * (volume.data - 1))
+    fine = select(volume, recipe.slices, (1, 1, 1))
     volume = select(volume, recipe.slices, recipe.pool)
     width, height, _ = volume.spacing_mm
     if not math.isclose(width, height, rel_tol=1e-3):
@@ -39,9 +47,8 @@ def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
         )
     mu = hu_to_mu(volume.data.real.float(), recipe.mu_water)
     angles = torch.arange(recipe.views) * (math.radians(recipe.arc_degrees) / recipe.views)
-    n_rows, n_cols = mu.shape[1:]
-    A = ParallelBeam((n_rows, n_cols), angles.double(), width)
-    clean = A(mu)
+    A = _operator(recipe, volume, angles.double())
+    clean = _oversampled(recipe, fine, A, angles.double()) if recipe.oversampled else A(mu)
     level = float(clean.max()) if recipe.noise_of == "max" else float(clean.square().mean().sqrt())
     if not level > 0:
         raise DataError(
@@ -54,9 +61,10 @@ def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
         y=y, A=A, noise_std=recipe.noise * level, unit="HU", reference=mu,
         to_volume=lambda x: volume.with_data(mu_to_hu(x, recipe.mu_water)),
         origin=(
-            f"simulated parallel-beam CT of {source.title}: {recipe.views} views over "
+            f"simulated {recipe.scan.kind}-beam CT of {source.title}: {recipe.views} views over "
             f"{recipe.arc_degrees:g} degrees, noise {100 * recipe.noise:g} % of the {of} line "
-            "integral, projected on the reconstruction grid"
+            f"integral, projected on {'the finer' if recipe.oversampled else 'the reconstruction'}"
+            " grid"
         ),
         notes=source.notes,
         facts={
@@ -65,3 +73,30 @@ def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
             "noise_std": recipe.noise * level, "mu_water_per_mm": recipe.mu_water,
         },
     )
+
+
+def _operator(recipe: CTSimulated, volume: Volume, angles: Tensor, finer: int = 1
+              ) -> LinearOperator:
+    """The operator of the recipe's scan, with ``finer`` times the columns."""
+    n_z, n_y, n_x = volume.data.shape
+    width, _, slice_mm = volume.spacing_mm
+    scan = recipe.scan
+    if isinstance(scan, ConeScan):
+        return ConeBeam((n_z, n_y, n_x), angles, (slice_mm, width, width), scan.source_mm,
+                        scan.detector_mm, scan.rows, finer * scan.columns, scan.row_mm,
+                        scan.col_mm / finer, curved=scan.curved)
+    if isinstance(scan, FanScan):
+        return FanBeam((n_y, n_x), angles, width, scan.source_mm, scan.detector_mm,
+                       finer * scan.columns, scan.col_mm / finer, curved=scan.curved)
+    n_cols = finer * ParallelBeam((n_y // finer, n_x // finer), angles, width * finer).n_cols
+    return ParallelBeam((n_y, n_x), angles, width, n_cols)
+
+
+def _oversampled(recipe: CTSimulated, fine: Volume, A: LinearOperator, angles: Tensor) -> Tensor:
+    """What ``A`` would measure of the volume on its own finer grid."""
+    factor, slices = recipe.pool[1], recipe.pool[0]
+    keep = [n // f * f for n, f in zip(fine.data.shape, recipe.pool, strict=True)]
+    fine = crop(fine, (slice(keep[0]), slice(keep[1]), slice(keep[2])))
+    mu = hu_to_mu(fine.data.real.float(), recipe.mu_water)
+    y = _operator(recipe, fine, angles, finer=factor)(mu).unflatten(-1, (-1, factor)).mean(-1)
+    return y if isinstance(A, ConeBeam) else y.unflatten(0, (-1, slices)).mean(1)
