@@ -1,6 +1,6 @@
 """Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
-from medinv.data.arrays import read_array, read_array_kspace, read_maps
+from medinv.data.arrays import read_array, read_array_kspace
 from medinv.data.bart import read_bart_kspace, read_cfl, write_cfl
 from medinv.data.dicom import list_series, read_dicom, write_dicom
 from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
@@ -11,11 +11,12 @@ from medinv.data.kspace import KSpace, measured_points
 from medinv.data.kspace_slices import KSpaceSlices
 from medinv.data.library import load_volume
 from medinv.data.manifests import Manifest, load_manifest, manifest_names
+from medinv.data.maps import read_maps
 from medinv.data.metadata import Metadata
 from medinv.data.nifti import read_nifti, write_nifti
 from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.phantom import shepp_logan
-from medinv.data.readers import read_kspace, read_volume
+from medinv.data.readers import read_kspace, read_scan, read_volume
 from medinv.data.slices import VolumeSlices
 from medinv.data.units import MU_WATER, hu_to_mu, mu_to_hu
 from medinv.data.volume import Volume
@@ -50,6 +51,7 @@ __all__ = [
     "read_kspace",
     "read_maps",
     "read_nifti",
+    "read_scan",
     "read_volume",
     "shepp_logan",
     "to_ras",

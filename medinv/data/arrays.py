@@ -1,4 +1,4 @@
-"""k-space, masks and coil maps from ``.npy``, ``.npz`` and ``.mat``; nothing is unpickled."""
+"""k-space and masks from ``.npy``, ``.npz`` and ``.mat``; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.matlab import read_mat
 from medinv.data.safety import check_memory
-from medinv.errors import DataError, ShapeError
+from medinv.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _AXES = ("slice", "coil", "kz", "ky", "kx")
@@ -32,6 +32,12 @@ def read_array(path: str | Path, key: str | None = None) -> Tensor:
     Raises:
         DataError: no such file or key, the file is damaged or holds Python objects, ``key`` is
             missing and the file holds several arrays, or more than the memory holds.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp(), "arrays.npz")
+    >>> np.savez(name, image=np.arange(3.0), mask=np.ones(3))
+    >>> read_array(name, "image")
+    tensor([0., 1., 2.], dtype=torch.float64)
     """
     path = Path(path)
     if not path.is_file():
@@ -102,6 +108,12 @@ def read_array_kspace(path: str | Path, key: str | None = None,
     Raises:
         DataError: what `read_array` raises; real numbers, other axes, NaN or Inf, or only zeros.
         ShapeError: the mask has another size than k-space.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.npy")
+    >>> np.save(name, np.ones((64, 48, 8), np.complex64))
+    >>> tuple(read_array_kspace(name, axes="kx ky coil").data.shape)
+    (1, 8, 48, 64)
     """
     path = Path(path)
     data = read_array(path, key)
@@ -143,31 +155,13 @@ def _names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_maps(path: str | Path, kspace: KSpace, key: str | None = None) -> Tensor:
-    """Coil sensitivity maps (coil, y, x) or (slice, coil, y, x) for ``kspace``, complex64.
-
-    Raises:
-        DataError: what `read_array` raises; real numbers, NaN or Inf.
-        ShapeError: another number of coils or another grid than k-space has.
-    """
-    maps = read_array(path, key)
-    _check_complex_finite(maps, Path(path), "maps")
-    n_slices, *grid = kspace.data.shape
-    if tuple(maps.shape) not in (tuple(grid), (n_slices, *grid)):
-        raise ShapeError(
-            f"{path}: maps are {tuple(maps.shape)} but k-space has (coil, ky, kx) = {tuple(grid)} "
-            f"in {n_slices} slice(s); estimate the maps from this k-space, or pass its own"
-        )
-    return maps.to(torch.complex64)
-
-
 def check_kspace(data: Tensor, path: Path) -> Tensor:
     """``data`` as (slice, coil, ky, kx) complex64, refused where it cannot be k-space.
 
     Raises:
         DataError: see `read_array_kspace`.
     """
-    _check_complex_finite(data, path, "k-space")
+    check_complex_finite(data, path, "k-space")
     if data.ndim not in (3, 4, 5):
         raise DataError(
             f"{path}: expected k-space (coil, ky, kx) or (slice, coil, ky, kx), found shape "
@@ -178,7 +172,12 @@ def check_kspace(data: Tensor, path: Path) -> Tensor:
     return (data[None] if data.ndim == 3 else data).to(torch.complex64)
 
 
-def _check_complex_finite(data: Tensor, path: Path, name: str) -> None:
+def check_complex_finite(data: Tensor, path: Path, name: str) -> None:
+    """Refuse real numbers, NaN and Inf.
+
+    Raises:
+        DataError: see above.
+    """
     if not data.is_complex():
         raise DataError(
             f"{path}: expected complex {name}, found {data.dtype} {tuple(data.shape)}; "

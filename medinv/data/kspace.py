@@ -74,6 +74,11 @@ class KSpace:
         return self.data.shape[1]
 
     @property
+    def grid(self) -> tuple[int, ...]:
+        """([z,] y, x) that one Fourier transform acts on."""
+        return tuple(self.data.shape[2:])
+
+    @property
     def acceleration(self) -> float:
         """Points of the grid over points measured."""
         return self.mask.numel() / max(int(self.mask.sum()), 1)
@@ -90,16 +95,13 @@ class KSpace:
         Raises:
             DataError: the selection is empty, or not in steps of 1.
         """
-        start, stop, step = slices.indices(len(self.data))
-        if stop <= start or step != 1:
-            raise DataError(f"slices {slices} select none of the {len(self.data)} slices, or not "
-                            "neighbours; choose others")
+        first, n = chosen(slices, len(self.data))
         if self.data.ndim == 5:
             return self
         per_slice = self.mask.ndim == self.data.ndim - 1
-        mask = self.mask[start:stop] if per_slice else self.mask
-        affine = None if self.affine is None else _moved(self.affine, 2, start)
-        return replace(self, data=self.data[start:stop], mask=mask, affine=affine)
+        mask = self.mask[first:first + n] if per_slice else self.mask
+        affine = None if self.affine is None else moved(self.affine, 2, first)
+        return replace(self, data=self.data[first:first + n], mask=mask, affine=affine)
 
     def volume(self, image: Tensor) -> Volume:
         """An image (z, y, x) reconstructed on this grid, or on its central part, as a volume.
@@ -146,7 +148,7 @@ class KSpace:
         wanted = min(n, max(1, round(self.recon_fov_mm[axis] / self.voxel_mm[axis])))
         data = fourier.fft(centre(fourier.ifft(self.data, [axis]), axis, wanted), [axis])
         first = n // 2 - wanted // 2
-        affine = None if self.affine is None else _moved(self.affine, -1 - axis, first)
+        affine = None if self.affine is None else moved(self.affine, -1 - axis, first)
         return replace(self, data=data, mask=self.mask.narrow(axis, 0, wanted), affine=affine)
 
     def prewhitened(self) -> KSpace:
@@ -160,8 +162,28 @@ class KSpace:
         return replace(self, data=data, noise=None, metadata={**self.metadata, "noise_std": 1.0})
 
 
-def _moved(affine: Tensor, axis: int, first: int) -> Tensor:
-    """The affine of a grid that starts at index ``first`` of the old one along x, y or z."""
+def chosen(slices: slice, n_slices: int) -> tuple[int, int]:
+    """The first of some neighbouring slices, and their number.
+
+    Raises:
+        DataError: the selection is empty, or not in steps of 1.
+
+    >>> chosen(slice(2, None), 5)
+    (2, 3)
+    """
+    start, stop, step = slices.indices(n_slices)
+    if stop <= start or step != 1:
+        raise DataError(f"slices {slices} select none of the {n_slices} slices, or not "
+                        "neighbours; choose others")
+    return start, stop - start
+
+
+def moved(affine: Tensor, axis: int, first: int) -> Tensor:
+    """The affine of a grid that starts at index ``first`` of the old one along x, y or z.
+
+    >>> moved(torch.eye(4, dtype=torch.float64), 2, 5)[2, 3].item()
+    5.0
+    """
     step = torch.eye(4, dtype=torch.float64)
     step[axis, 3] = first
     return affine @ step

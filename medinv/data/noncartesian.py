@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from medinv.data.geometry import placed
 from medinv.data.ismrmrd_header import Encoding
-from medinv.data.kspace import whitened
+from medinv.data.kspace import chosen, moved, whitened
 from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume
 from medinv.errors import DataError, ShapeError
@@ -64,6 +65,29 @@ class NonCartesianKSpace:
     def n_coils(self) -> int:
         """Number of receiver coils."""
         return self.data.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """([z,] y, x) of the image that one Fourier transform acts on."""
+        return self.shape[-self.trajectory.shape[-1]:]
+
+    @property
+    def acceleration(self) -> float:
+        """Voxels of one image over samples taken."""
+        return prod(self.grid) / prod(self.trajectory.shape[:-1])
+
+    def part(self, slices: slice) -> NonCartesianKSpace:
+        """Some of the slices, at their places; a volume of a 3D trajectory stays whole.
+
+        Raises:
+            DataError: the selection is empty, or not in steps of 1.
+        """
+        first, n = chosen(slices, len(self.data))
+        if self.trajectory.shape[-1] == 3:
+            return self
+        affine = None if self.affine is None else moved(self.affine, 2, first)
+        return replace(self, data=self.data[first:first + n], affine=affine,
+                       shape=(n, *self.shape[1:]))
 
     def volume(self, image: Tensor) -> Volume:
         """An image (z, y, x) as a volume; see `medinv.data.geometry.placed`."""

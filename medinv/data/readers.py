@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 from medinv.data.arrays import read_array_kspace
@@ -12,6 +12,7 @@ from medinv.data.fastmri import read_fastmri
 from medinv.data.ismrmrd import is_ismrmrd, read_ismrmrd
 from medinv.data.kspace import KSpace
 from medinv.data.nifti import read_nifti
+from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
@@ -36,39 +37,70 @@ def read_volume(path: str | Path) -> Volume:
 
 def read_kspace(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
-    axes: str | None = None,
+    axes: str | None = None, select: Mapping[str, int] | None = None,
 ) -> KSpace:
+    """Cartesian k-space; see `read_scan`, which takes trajectories too.
+
+    Raises:
+        DataError: another kind of file, a trajectory, or what the reader of this kind raises.
+        ShapeError: the mask has another size than k-space.
+
+    >>> import numpy as np, tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.npy")
+    >>> np.save(name, np.ones((8, 64, 48), np.complex64))
+    >>> read_kspace(name).n_coils
+    8
+    """
+    scan = read_scan(path, key, slices=slices, axes=axes, select=select)
+    if not isinstance(scan, KSpace):
+        raise DataError(f"{path}: expected Cartesian readouts, found a trajectory "
+                        f"({scan.metadata['trajectory']}); read it with `read_scan`")
+    return scan
+
+
+def read_scan(
+    path: str | Path, key: str | None = None, *, slices: slice | None = None,
+    axes: str | None = None, select: Mapping[str, int] | None = None,
+) -> KSpace | NonCartesianKSpace:
     """k-space from ``.npy``, ``.npz``, ``.mat``, BART's ``.cfl``, fastMRI's or ISMRMRD's ``.h5``.
 
     Args:
         path: the file.
         key: array or data set to read, where the file holds several.
-        slices: which slices to keep; an HDF5 file reads no other from the disk.
+        slices: which slices to keep; a fastMRI file reads no other from the disk. Volumes of a
+            3D scan stay whole.
         axes: of an array file, such as ``"kx ky coil"``; see `read_array_kspace`.
+        select: counters of an ISMRMRD file, such as ``{"contrast": 1}``; see `read_ismrmrd`.
 
     Raises:
-        DataError: another kind of file, or what the reader of this kind raises.
+        DataError: another kind of file, an option that this kind does not have, or what its
+            reader raises.
         ShapeError: the mask has another size than k-space.
+
+    >>> import numpy as np, tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.npy")
+    >>> np.save(name, np.ones((3, 8, 64, 48), np.complex64))
+    >>> read_scan(name, slices=slice(1, 2)).shape
+    (1, 64, 48)
     """
     suffix = Path(path).suffix.lower()
+    is_raw = suffix in _HDF5 and is_ismrmrd(path)
+    if axes is not None and suffix not in _ARRAYS:
+        raise DataError(f"{path}: axes are declared for {', '.join(_ARRAYS)} only; this kind of "
+                        "file has its own; leave them out")
+    if select and not is_raw:
+        raise DataError(f"{path}: expected ISMRMRD raw data to select {dict(select)} from, found "
+                        "another kind of file; leave `select` out")
+    scan: KSpace | NonCartesianKSpace
     if suffix in _BART:
-        kspace = read_bart_kspace(path)
-        return kspace if slices is None else kspace.part(slices)
-    if suffix in _HDF5:
-        return _read_raw(path, slices) if is_ismrmrd(path) else read_fastmri(path, key, slices)
-    if suffix not in _ARRAYS:
+        scan = read_bart_kspace(path)
+    elif is_raw:
+        scan = read_ismrmrd(path, select=select)
+    elif suffix in _HDF5:
+        return read_fastmri(path, key, slices)
+    elif suffix in _ARRAYS:
+        scan = read_array_kspace(path, key, axes)
+    else:
         known = ", ".join((*_ARRAYS, *_HDF5, *_BART))
         raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
-    kspace = read_array_kspace(path, key, axes)
-    if slices is None:
-        return kspace
-    mask = kspace.mask[slices] if kspace.mask.ndim == 3 else kspace.mask
-    return replace(kspace, data=kspace.data[slices], mask=mask)
-
-
-def _read_raw(path: str | Path, slices: slice | None) -> KSpace:
-    kspace = read_ismrmrd(path)
-    if not isinstance(kspace, KSpace):
-        raise DataError(f"{path}: expected Cartesian readouts, found a trajectory "
-                        f"({kspace.metadata['trajectory']}); read it with `read_ismrmrd`")
-    return kspace if slices is None else kspace.part(slices)
+    return scan if slices is None else scan.part(slices)
