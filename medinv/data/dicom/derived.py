@@ -59,7 +59,7 @@ _FROM_METADATA = {
     "MR": {"RepetitionTime": "tr_ms", "EchoTime": "te_ms", "InversionTime": "ti_ms",
            "FlipAngle": "flip_angle_deg", "MagneticFieldStrength": "field_strength_t"},
 }
-_UNKNOWN = {  # what PS3.3 asks for even where it is not known
+_UNKNOWN: dict[str, dict[str, str | None]] = {  # what PS3.3 asks for even where it is not known
     "CT": {"KVP": None},
     "MR": {"ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": None,
            "MRAcquisitionType": None, "RepetitionTime": None, "EchoTime": None,

@@ -219,13 +219,13 @@ def _image(
 ) -> Dataset:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     image = Dataset(shared)
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uids.new()
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(uids.new())
     image.InstanceNumber = z + 1
     image.ImagePositionPatient = [_decimal(value) for value in position]
     image.PixelData = pixels.astype("<i2").tobytes()
