@@ -24,6 +24,7 @@ from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
 from medinv.operators.linalg import finite_difference
 from medinv.priors.base import Prior
+from medinv.priors.batches import halving
 from medinv.priors.lora import adaptable_copy
 
 
@@ -171,9 +172,8 @@ class AdaptedPrior(Prior):
         before = self._held_out_loss(x, sigma, watched)
         saved = [parameter.clone() for parameter in self.trainable]
         for _ in range(self.settings.inner_steps):
-            self.optimizer.zero_grad()
-            with torch.enable_grad():
-                self._loss(x, sigma, self._pick(x)).backward()  # type: ignore[no-untyped-call]
+            slices = self._pick(x)
+            halving(self.prior, lambda: self._backward(x, sigma, slices))  # noqa: B023
             self.optimizer.step()
         if not self._held_out_loss(x, sigma, watched) <= before:  # NaN is worse too
             for parameter, value in zip(self.trainable, saved, strict=True):
@@ -181,6 +181,12 @@ class AdaptedPrior(Prior):
             self.undone += 1
         else:
             self.undone = 0
+
+    def _backward(self, x: Tensor, sigma: float, slices: Tensor) -> None:
+        """The gradient of the loss, anew."""
+        self.optimizer.zero_grad()
+        with torch.enable_grad():
+            self._loss(x, sigma, slices).backward()  # type: ignore[no-untyped-call]
 
     def _loss(self, x: Tensor, sigma: float, slices: Tensor) -> Tensor:
         T, y = self._estimate(x, sigma, slices)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
+from medinv.priors.batches import halving
 
 
 def denoise_with_residual_gradient(prior: Prior, x: Tensor, sigma: float, y: Tensor,
@@ -37,6 +38,11 @@ def denoise_with_residual_gradient(prior: Prior, x: Tensor, sigma: float, y: Ten
         >>> D[0, 0], gradient[0, 0]  # D = x / 2, and ||D|| grows by D / ||D|| / 2
         (tensor(0.5000+0.j), tensor(0.2500+0.j))
     """
+    return halving(prior, lambda: _denoise(prior, x, sigma, y, A))
+
+
+def _denoise(prior: Prior, x: Tensor, sigma: float, y: Tensor,
+             A: LinearOperator) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         D = prior(x, sigma)

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from medinv.errors import InputError
 from medinv.operators.linalg import standard_normal
 from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.batches import halving
 from medinv.priors.edm import NetworkPrior, from_channels, to_channels
 
 PatchDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -88,7 +89,7 @@ class PatchPrior(Prior):
         dtype: float32 or complex64 images (double precision for tests).
         scale: how the prior's units relate to physical intensity.
         error_variance: of the denoiser by noise level; a unit Gaussian's if None.
-        chunk: most patches denoised at once.
+        chunk: most patches denoised at once; halved where memory runs out.
 
     Raises:
         InputError: no positive patch or side.
@@ -139,8 +140,10 @@ class PatchPrior(Prior):
         tiles = torch.cat([tiles for tiles, _, _ in tilings])
         where = torch.cat([where for _, where, _ in tilings])
         sigmas = levels.repeat_interleave(len(tilings[0][0]))
-        parts = zip(*(torch.split(t, self.chunk) for t in (tiles, sigmas, where)), strict=True)
-        denoised = torch.cat([self.denoiser(*part) for part in parts])
+        denoised = halving(self, lambda: torch.cat([
+            self.denoiser(*part) for part in zip(
+                *(torch.split(t, self.chunk) for t in (tiles, sigmas, where)), strict=True)
+        ]))
         pasted = [
             self._paste(patches, shape, start)
             for patches, (_, _, start) in zip(torch.split(denoised, len(tilings[0][0])), tilings,

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medinv.errors import ShapeError
 from medinv.priors.base import Prior
+from medinv.priors.batches import halving
 
 
 class SlicePrior(Prior):
@@ -19,7 +20,7 @@ class SlicePrior(Prior):
     Args:
         prior: a prior of 2D images.
         axis: the axis that slices are perpendicular to, -3 (z), -2 (y) or -1 (x).
-        chunk: most slices denoised at once.
+        chunk: most slices denoised at once; halved where memory runs out.
 
     Example:
         >>> from medinv.priors import GaussianPrior
@@ -50,11 +51,11 @@ class SlicePrior(Prior):
         volumes = slices.reshape(-1, *slices.shape[-3:])
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         levels = levels.expand(x.shape[:-3]).flatten()
-        denoised = [
+        denoised = halving(self, lambda: torch.stack([
             torch.cat([self._denoise(part, level) for part in torch.split(volume, self.chunk)])
             for volume, level in zip(volumes, levels, strict=True)
-        ]
-        return torch.stack(denoised).reshape(slices.shape).movedim(-3, self.axis)
+        ]))
+        return denoised.reshape(slices.shape).movedim(-3, self.axis)
 
     def _denoise(self, part: Tensor, sigma: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and part.requires_grad):

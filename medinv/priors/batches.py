@@ -1,0 +1,65 @@
+"""Where memory runs out, go on with half as many images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+T = TypeVar("T")
+_MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def halving(prior: nn.Module, compute: Callable[[], T]) -> T:
+    """``compute()``; while its memory does not suffice, again with every ``chunk`` halved.
+
+    The smaller chunks stay, in the prior and in all that it wraps, so that later calls fit. Where
+    gradients are recorded the error passes: a graph is computed again with the chunks that it was
+    made with, so whoever asked for the gradient starts anew.
+
+    Args:
+        prior: whose modules' ``chunk`` bounds how many images are computed at once.
+        compute: uses the prior, and may be called several times.
+
+    Raises:
+        MemoryError, RuntimeError: that of the last try, with chunks of one image.
+
+    Example:
+        >>> prior = nn.Module()
+        >>> prior.chunk = 8
+        >>> def compute():
+        ...     if prior.chunk > 2:
+        ...         raise MemoryError
+        ...     return "done"
+        >>> with torch.no_grad():
+        ...     halving(prior, compute), prior.chunk
+        ('done', 2)
+    """
+    while not torch.is_grad_enabled():
+        try:
+            return compute()
+        except (MemoryError, RuntimeError) as error:
+            if not (_is_out_of_memory(error) and _halve(prior)):
+                raise
+        if torch.cuda.is_available():  # after the error, with all that it held on to, is gone
+            torch.cuda.empty_cache()
+    return compute()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return any(message in str(error) for message in _MESSAGES)
+
+
+def _halve(prior: nn.Module) -> bool:
+    """Halve all chunks above 1; whether there was one."""
+    found = False
+    for module in prior.modules():
+        chunk = getattr(module, "chunk", 1)
+        if isinstance(chunk, int) and chunk > 1:
+            module.chunk = chunk // 2
+            found = True
+    return found
