@@ -207,7 +207,7 @@ class Manifest(_Strict):
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
     title: str
-    modality: Literal["CT", "MR"]
+    modality: Literal["CT", "MR", "text"]
     licence: str
     source: str
     facts: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_card, save_prior
+from medinv.priors.context import ContextPrior, conditioned
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from medinv.priors.networks import UNet
@@ -9,18 +10,24 @@ from medinv.priors.patches import PatchPrior
 from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas, karras_sigmas
 from medinv.priors.slices import SlicePrior
+from medinv.priors.text import CLIPText, MiniLM, TextEncoder
 
 __all__ = [
+    "CLIPText",
+    "ContextPrior",
     "GaussianMixturePrior",
     "GaussianPrior",
     "IntensityScale",
+    "MiniLM",
     "NetworkPrior",
     "PatchPrior",
     "Prior",
     "PriorCard",
     "ProductPrior",
     "SlicePrior",
+    "TextEncoder",
     "UNet",
+    "conditioned",
     "geometric_sigmas",
     "karras_sigmas",
     "load_prior",
