@@ -17,7 +17,7 @@ from medinv.recipe import ct, load_recipe, recipe_hash, recipe_names, recipe_sch
 from medinv.recipe import measurement as measurement_module
 from medinv.recipe.evaluate import evaluate_files
 from medinv.recipe.load import validate_recipe
-from medinv.recipe.mri import estimate_noise
+from medinv.recipe.mri_noise import estimate_noise
 from medinv.recipe.prior import build_prior
 from medinv.recipe.run import Progress, measure_recipe
 from medinv.recipe.schema import ReconstructRecipe

@@ -62,12 +62,20 @@ class VolumeSource(_Strict):
 
 
 class KSpaceSource(_Strict):
-    """Raw k-space: of a named data set or of an .npy, .npz or fastMRI-layout .h5 file."""
+    """Raw k-space: of a named data set or of a file."""
 
     manifest: str | None = Field(None, description="data set, see `medinv data list`")
     file: str = Field("kspace", description="role of the file in the data set")
-    path: str | None = None
+    path: str | None = Field(
+        None, description="fastMRI or ISMRMRD .h5, BART .cfl, .npy, .npz or .mat"
+    )
     key: str | None = Field(None, description="array to read, where the file holds several")
+    axes: str | None = Field(
+        None, description="of an array's axes in their order, such as `kx ky coil`"
+    )
+    select: dict[str, int] = Field(
+        default_factory=dict, description="counters of an ISMRMRD file, as {contrast: 1}"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> KSpaceSource:
@@ -168,24 +176,80 @@ class CTFile(_Strict):
     )
 
 
+class ESPIRiTMaps(_Strict):
+    """Maps from the null space of the calibration matrix."""
+
+    method: Literal["espirit"] = "espirit"
+    threshold: Fraction = Field(0.02, description="singular values below this part are noise")
+    crop: Fraction = Field(0.95, description="maps are 0 where the eigenvalue is below")
+
+
+class WalshMaps(_Strict):
+    """Maps from the coils' covariance around each voxel."""
+
+    method: Literal["walsh"]
+    window: int = Field(5, ge=1, description="side of the window, voxels; odd")
+    support: Fraction = Field(0.05, description="maps are 0 where the image is darker")
+
+
+class LowResolutionMaps(_Strict):
+    """Low-resolution coil images over their root sum of squares."""
+
+    method: Literal["low-resolution"]
+    support: Fraction = Field(0.05, description="maps are 0 where the image is darker")
+
+
+class JSENSEMaps(_Strict):
+    """Maps and image estimated together; the centre may have gaps."""
+
+    method: Literal["jsense"]
+    kernel_width: int = Field(8, ge=1, description="Fourier coefficients per axis")
+    regularisation: Weight = 1e-3
+    max_iter: int = Field(20, ge=1)
+
+
+MapEstimate = Annotated[
+    ESPIRiTMaps | WalshMaps | LowResolutionMaps | JSENSEMaps, Field(discriminator="method")
+]
+Density = Literal["auto", "radial", "pipe-menon", "none"]
+
+
 class MRIFile(_Strict):
-    """Measured k-space; a sample counts as measured where any coil is nonzero."""
+    """Measured k-space, Cartesian or not; unless the file says so, zeros were not measured."""
 
     kind: Literal["mri-file"]
     kspace: KSpaceSource
     slices: Interval | None = Field(None, description="slices to use, [start, stop]")
-    maps: str | None = Field(None, description="file of coil maps; ESPIRiT estimates them if null")
+    prewhiten: Literal["auto", "corners", "none"] = Field(
+        "auto", description="noise from the file's noise scan, if it has one, or from the corners"
+    )
+    remove_oversampling: bool = Field(
+        False, description="Cartesian: crop the readout to the reconstructed field of view"
+    )
+    compress_coils: int | None = Field(None, ge=1, description="virtual coils (SVD); all if null")
+    split: bool = Field(
+        True, description="3D: slices across an axis that is sampled alike, each solved in 2D"
+    )
+    maps: str | None = Field(None, description="file of coil maps; they are estimated if null")
+    estimate_maps: MapEstimate = ESPIRiTMaps()
     calibration_width: int | None = Field(
-        None, gt=0, description="ESPIRiT: side of the calibration square; up to 24 if null"
+        None, gt=0, description="side of the calibration square (cube); up to 24 if null"
+    )
+    density: Density = Field(
+        "auto", description="non-Cartesian: weights; exact for spokes, else Pipe and Menon's"
     )
 
 
 class Columns(_Strict):
     """Whole columns around a fully sampled centre; the same mask for every slice."""
 
-    kind: Literal["random1d", "equispaced", "uniform1d", "uniform1d-with-replacement"]
+    kind: Literal["random1d", "equispaced", "equispaced-fraction", "magic", "uniform1d",
+                  "uniform1d-with-replacement"]
     acceleration: float = Field(gt=1)
     center_fraction: Fraction = 0.08
+    partial_fourier: float = Field(
+        1.0, gt=0.5, le=1, description="part of the rows that is taken, from one side"
+    )
 
 
 class PoissonDisc(_Strict):
@@ -196,7 +260,38 @@ class PoissonDisc(_Strict):
     calibration_width: int = Field(24, ge=0, description="side of the fully sampled centre")
 
 
-Sampling = Annotated[Columns | PoissonDisc, Field(discriminator="kind")]
+class Caipirinha(_Strict):
+    """A sheared lattice in the plane of two phase encodings; the same for every slice."""
+
+    kind: Literal["caipirinha"]
+    acceleration: tuple[int, int] = Field(description="along ky and kx")
+    shift: int = Field(1, ge=0, description="rows by which a column moves from its neighbour")
+    calibration_width: int = Field(24, ge=0, description="side of the fully sampled centre")
+
+
+class Spokes(_Strict):
+    """Spokes through the centre: at equal angles, or each turned by the golden angle."""
+
+    kind: Literal["radial", "golden-angle"]
+    spokes: int = Field(gt=0)
+    oversampling: int = Field(2, ge=1, description="samples of a spoke per pixel")
+    density: Density = "auto"
+
+
+class Spiral(_Strict):
+    """Interleaved Archimedean spirals."""
+
+    kind: Literal["spiral"]
+    interleaves: int = Field(gt=0)
+    turns: Weight = Field(description="of one interleave")
+    samples: int = Field(gt=1, description="of one interleave")
+    power: float = Field(1.0, ge=1, description="above 1 the centre is denser")
+    density: Density = "auto"
+
+
+Sampling = Annotated[
+    Columns | PoissonDisc | Caipirinha | Spokes | Spiral, Field(discriminator="kind")
+]
 
 
 class MRISimulated(_Strict):
@@ -253,6 +348,9 @@ class Output(_Strict):
     figure: bool = True
     report: bool = True
     baselines: bool = Field(False, description="write the baselines' volumes too")
+    format: Literal["nifti", "dicom"] = Field(
+        "nifti", description="of the volumes; dicom: series that belong to the input's study"
+    )
     complex_values: bool = Field(False, description="MRI: write complex values, not magnitudes")
 
 
