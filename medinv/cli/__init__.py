@@ -130,6 +130,33 @@ def evaluate(
         listing.print_table("", {"": metrics})
 
 
+@app.command()
+@guarded
+def deidentify(
+    source: Annotated[Path, typer.Argument(help="DICOM: a folder, zip, DICOMDIR or file.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    salt: Annotated[
+        str | None, typer.Option("--salt", envvar="MEDINV_SALT", help="A secret text; the same "
+                                 "one gives the same new UIDs and patients. Random if not given.")
+    ] = None,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Copy images that may have text in their "
+                           "pixels; look at them.")
+    ] = False,
+) -> None:
+    """Copy DICOM series without what identifies the patient (PS3.15 Basic Profile).
+
+    Faces and text in the pixels stay: look at what you publish.
+    """
+    from medinv.data.deidentify import deidentify
+
+    report = deidentify(source, output, salt=salt, allow_burned_in=allow_burned_in)
+    for line in report.series:
+        typer.echo(line)
+    typer.echo(f"{report.n_patients} patients, {report.n_left_out} files left out")
+    typer.echo(f"{'report':>15}  {output / 'report.json'}")
+
+
 @app.command("check-operator")
 @guarded
 def check_operator(

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medinv.data import Volume
-from medinv.data.atomic import replacing, write_json
+from medinv.data.atomic import check_new_folder, replacing, write_json
 from medinv.data.nifti import provenance_path, write_nifti
 from medinv.errors import InputError
 from medinv.evaluation.figure import comparison, gallery
@@ -19,19 +19,28 @@ from medinv.recipe.load import recipe_hash, recipe_json
 from medinv.recipe.prior import prior_title
 from medinv.recipe.resume import unfinished_path
 from medinv.recipe.run import OnProgress, Run, run_recipe
-from medinv.recipe.schema import ReconstructRecipe
+from medinv.recipe.schema import Output, ReconstructRecipe
+from medinv.recipe.series import source_series, write_series
 
 _NIFTI = (".nii", ".nii.gz")
+_RESULT = "reconstruction"
 REGION = "all voxels"
 
 
-def check_output(output: str | Path) -> None:
+def check_output(output: str | Path, settings: Output) -> None:
     """Refuse an output name that cannot work before hours of computing, not after.
 
     Raises:
-        InputError: a file where a folder is needed, or the other way round.
+        InputError: a file where a folder is needed, or the other way round; a format that cannot
+            hold what is asked for.
+        OutputError: there is a DICOM series already.
     """
     path = Path(output)
+    if settings.format == "dicom":
+        if _is_volume(path) or settings.complex_values:
+            raise InputError(f"{path}: expected a folder and real values for output.format=dicom; "
+                             "choose another name, or output.format=nifti")
+        check_new_folder(path / _RESULT)
     if _is_volume(path):
         if path.is_dir():
             raise InputError(f"{path}: expected a file name, found a folder; choose another name")
@@ -62,20 +71,28 @@ def run_into(
     Raises:
         CheckpointError: that was a run of another recipe, input or prior.
     """
-    check_output(output)
+    check_output(output, recipe.output)
     unfinished = unfinished_path(output)
     if not resume:
         shutil.rmtree(unfinished, ignore_errors=True)
     run = run_recipe(recipe, input, on_progress, unfinished=unfinished)
-    files = write_outputs(run, output)
+    files = write_outputs(run, output, None if input is None else Path(input))
     shutil.rmtree(unfinished, ignore_errors=True)
     return run, files
 
 
-def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:
+def write_outputs(
+    run: Run, output: str | Path, source: Path | None = None
+) -> dict[str, Path]:
     """Write a run: the volume where ``output`` ends in ``.nii[.gz]``, else a folder.
 
     How the volume came about stands beside it: its name with ``.json``, or ``metrics.json``.
+
+    Args:
+        run: what to write.
+        output: a file or a folder.
+        source: the file that was used instead of the recipe's; a DICOM result belongs to its
+            patient and study.
 
     Returns:
         The files, by what they are.
@@ -87,7 +104,7 @@ def write_outputs(run: Run, output: str | Path) -> dict[str, Path]:
     if _is_volume(path):
         write_nifti(run.volume(), path, provenance=_facts(run, run.metrics()))
         return {"reconstruction": path, "provenance": provenance_path(path)}
-    files = _write_volumes(run, path)
+    files = _write_volumes(run, path, source)
     metrics = run.metrics()
     files["metrics"] = path / "metrics.json"
     write_json(files["metrics"], _facts(run, metrics))
@@ -122,8 +139,8 @@ def _physical(run: Run, image: Tensor) -> Volume:
     return run.measured.to_volume(image).with_data(image)
 
 
-def _write_volumes(run: Run, folder: Path) -> dict[str, Path]:
-    titles = {"reconstruction": run.title}
+def _write_volumes(run: Run, folder: Path, source: Path | None) -> dict[str, Path]:
+    titles = {_RESULT: run.title}
     for title in run.methods:
         if title.endswith(", one sample"):
             titles["one sample"] = title
@@ -131,8 +148,13 @@ def _write_volumes(run: Run, folder: Path) -> dict[str, Path]:
         titles |= {settings.title: settings.title for settings in run.recipe.baselines}
     files = {}
     for role, title in titles.items():
-        files[role] = folder / f"{_slug(role)}.nii.gz"
-        run.volume(title).to_nifti(files[role])
+        volume, path = run.volume(title), folder / _slug(role)
+        if run.recipe.output.format == "dicom":
+            series = source_series(run.recipe, source)
+            files[role] = write_series(volume, path, title, run.recipe, run.measured, series)
+        else:
+            files[role] = path.with_name(f"{path.name}.nii.gz")
+            volume.to_nifti(files[role])
     return files
 
 
