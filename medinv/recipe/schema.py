@@ -351,9 +351,6 @@ class Output(_Strict):
     format: Literal["nifti", "dicom"] = Field(
         "nifti", description="of the volumes; dicom: series that belong to the input's study"
     )
-    format: Literal["nifti", "dicom"] = Field(
-        "nifti", description="of the volumes; dicom: series that belong to the input's study"
-    )
     complex_values: bool = Field(False, description="MRI: write complex values, not magnitudes")
 
 
