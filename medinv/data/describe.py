@@ -16,6 +16,9 @@ from medinv.data.dicom.identifiers import identifiers
 from medinv.data.fastmri import FastMRIFile
 from medinv.data.ismrmrd import is_ismrmrd
 from medinv.data.nifti import read_nifti
+from medinv.data.projections import read_sinogram
+from medinv.data.projections_dicom import is_projection_dicom
+from medinv.data.projections_yaml import GEOMETRY_FILE
 from medinv.data.safety import open_hdf5
 from medinv.data.volume import Volume
 from medinv.errors import DataError, MedinvWarning
@@ -108,7 +111,24 @@ def _hdf5(path: Path) -> Facts:
         layout = "DXchange"
     elif is_ismrmrd(path):
         layout = "ISMRMRD"
-    return {"layout": layout, "arrays": arrays}
+    facts: Facts = {"layout": layout, "arrays": arrays}
+    return {**facts, **_sinogram(path, (0, 1))} if layout == "DXchange" else facts
+
+
+def _sinogram(path: Path, rows: tuple[int, int] | None = None) -> Facts:
+    """The scan of projections, or why it cannot be read."""
+    try:
+        sinogram = read_sinogram(path, rows=rows)
+    except DataError as error:
+        return {"findings": [str(error)]}
+    notes = sinogram.metadata.get("notes", ())
+    findings = list(notes) if isinstance(notes, tuple) else []
+    return {
+        "line integrals (view, row, col)": list(sinogram.data.shape),
+        "geometry": str(sinogram.geometry).splitlines(),
+        "smallest value": float(sinogram.data.min()), "largest value": float(sinogram.data.max()),
+        **sinogram.acquisition.known(), "findings": findings + sinogram.geometry.check(),
+    }
 
 
 def _bart(path: Path) -> Facts:
@@ -144,11 +164,17 @@ def _matlab(path: Path) -> Facts:
             LookupError) as error:
         raise DataError(f"{path}: expected a MATLAB file, but it cannot be read: {error}"
                         ) from error
-    return {"arrays": {name: f"{tuple(shape)} {kind}" for name, shape, kind in found}}
+    arrays: Facts = {"arrays": {name: f"{tuple(shape)} {kind}" for name, shape, kind in found}}
+    is_scan = any(name.startswith("CtData") for name, _, _ in found)
+    return {**arrays, **_sinogram(path)} if is_scan else arrays
 
 
 def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and path.name.lower().endswith(suffixes)
+
+
+def _is_scan(path: Path) -> bool:
+    return path.name.lower().endswith((".yaml", ".yml")) or (path / GEOMETRY_FILE).is_file()
 
 
 FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
@@ -157,5 +183,7 @@ FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...]
     ("BART", _ends(".cfl", ".hdr"), _bart),
     ("NumPy", _ends(".npy", ".npz"), _numpy),
     ("MATLAB", _ends(".mat"), _matlab),
+    ("projections in NumPy arrays", _is_scan, _sinogram),
+    ("DICOM-CT-PD", is_projection_dicom, _sinogram),
     ("DICOM", lambda _: True, _dicom),
 )

@@ -187,7 +187,7 @@ class _Scan:
         order = _numbers(dataset, "InstanceNumber", 1, name)[0]
         photons = None
         if PHOTONS in dataset:
-            found = np.asarray(_values(dataset, PHOTONS), dtype=np.float64).reshape(-1)
+            found = np.asarray(_decoded(dataset, PHOTONS))
             if len(found) and np.isfinite(found).all() and (found > 0).all():
                 photons = 1 / float((1 / found).mean())
         return _View(self._integrals(dataset, name), order, (rho, phi, z),
@@ -323,17 +323,22 @@ def _values(dataset: Dataset, key: tuple[int, int] | str) -> Any:  # noqa: ANN40
 def _numbers(dataset: Dataset, key: tuple[int, int] | str, count: int, name: str
              ) -> tuple[float, ...]:
     title = key if isinstance(key, str) else f"({key[0]:04X},{key[1]:04X})"
-    try:
-        with quiet():
-            value = _values(dataset, key)
-        many = isinstance(value, Sequence) and not isinstance(value, str)
-        found = tuple(float(item) for item in (value if many else [value]))
-    except Exception:  # pydicom decodes a value when it is first used; its errors quote values
-        found = ()
+    found = _decoded(dataset, key)
     if len(found) != count or not all(math.isfinite(item) for item in found):
         raise DataError(f"{name}: expected {count} finite number(s) in {title}, found none or "
                         "something else; the file is damaged, or no DICOM-CT-PD")
     return found
+
+
+def _decoded(dataset: Dataset, key: tuple[int, int] | str) -> tuple[float, ...]:
+    """The numbers of a tag; none where it is absent or broken."""
+    try:
+        with quiet():
+            value = _values(dataset, key)
+        many = isinstance(value, Sequence) and not isinstance(value, str)
+        return tuple(float(item) for item in (value if many else [value]))
+    except Exception:  # pydicom decodes a value when it is first used; its errors quote values
+        return ()
 
 
 def _number(dataset: Dataset, key: tuple[int, int], name: str) -> float:

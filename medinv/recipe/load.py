@@ -199,6 +199,8 @@ def _walk(location: tuple[int | str, ...]) -> tuple[dict[str, Any], list[str]]:
             continue
         if part in ("name", "product") and part not in node.get("properties", {}):  # a tag
             continue
+        if isinstance(part, str) and node and "properties" not in node:  # one of several types
+            continue
         path.append(str(part))
         holder = node
         child = node.get("items", {}) if isinstance(part, int) else node["properties"].get(part)
