@@ -4,6 +4,7 @@ from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_card, save_prior
 from medinv.priors.context import ContextPrior, conditioned
 from medinv.priors.edm import NetworkPrior
+from medinv.priors.foreign.convert import import_prior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchPrior
@@ -29,6 +30,7 @@ __all__ = [
     "UNet",
     "conditioned",
     "geometric_sigmas",
+    "import_prior",
     "karras_sigmas",
     "load_prior",
     "prior_names",

@@ -1,25 +1,30 @@
 """One checkpoint format: weights in safetensors, everything else in the JSON file beside it.
 
-``name.safetensors`` holds the network's tensors in half precision; ``name.json`` describes the
-network, sigma_data, the intensity scale, the training data and their licences, the recipe hash and
-the metrics. Neither can hold code. The shipped priors lie in ``medinv/priors/weights``.
+``name.safetensors`` holds the network's tensors, in half precision unless they come from a
+published prior (`medinv.priors.foreign`); ``name.json`` describes the network, sigma_data, the
+intensity scale, the training data and their licences, the recipe hash and the metrics. Neither can
+hold code. The shipped priors lie in ``medinv/priors/weights``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
+from medinv.priors.adapters import EDM, AdaptedNetwork, Parametrization
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.edm import NetworkPrior
+from medinv.priors.foreign import ForeignLayout
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchNetwork, PatchPrior
 
@@ -68,7 +73,10 @@ class PriorCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
     description: str
-    network: UNetLayout
+    network: Annotated[UNetLayout | ForeignLayout, Field(discriminator="kind")]
+    parametrization: Parametrization | None = Field(
+        None, description="what a published network predicts; EDM's with sigma_data if None"
+    )
     complex_images: bool
     sigma_data: float = Field(gt=0)
     scale: IntensityScale
@@ -147,9 +155,9 @@ def load_prior(name: str | Path) -> Prior:
     """
     weights, _ = _paths(name)
     card = read_card(name)
-    network = UNet(**card.network.model_dump(exclude={"kind"}))
     try:
         tensors = {key: value.float() for key, value in load_file(weights).items()}
+        network = build_network(card, tensors.get("empty_context"))
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
@@ -163,6 +171,29 @@ def load_prior(name: str | Path) -> Prior:
     if card.patch is None:
         return prior
     return PatchPrior.from_network(prior, card.patch.patch, card.patch.side)
+
+
+def build_network(card: PriorCard, empty_context: Tensor | None = None) -> nn.Module:
+    """The network that a card describes, with random weights.
+
+    Args:
+        card: the description.
+        empty_context: tokens of the empty prompt, for a published network that takes prompts.
+
+    Example:
+        >>> layout = UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16)
+        >>> card = PriorCard(description="boxes", network=layout, complex_images=False,
+        ...                  sigma_data=0.5, scale=IntensityScale(value=0.02))
+        >>> type(build_network(card)).__name__
+        'UNet'
+    """
+    layout = card.network
+    if isinstance(layout, UNetLayout):
+        return UNet(**layout.model_dump(exclude={"kind"}))
+    return AdaptedNetwork(
+        layout.build(), card.parametrization or EDM(sigma_data=card.sigma_data), card.sigma_data,
+        channels=2 if card.complex_images else 1, stride=layout.stride,
+        context_size=layout.context_size, empty_context=empty_context)
 
 
 def save_prior(path: str | Path, prior: Prior, description: str,
@@ -204,13 +235,28 @@ def save_prior(path: str | Path, prior: Prior, description: str,
         patch=patch, error_by_sigma=prior.error_by_sigma, text_encoder=prior.text_encoder,
         training=training or {},
     )
-    tensors = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    write_checkpoint(path, card, {k: value.half() for k, value in network.state_dict().items()})
+    return card
+
+
+def write_checkpoint(path: Path, card: PriorCard, tensors: Mapping[str, Tensor]) -> None:
+    """Write the weights and, beside them, the card.
+
+    Raises:
+        OutputError: a file could not be written.
+
+    Example:
+        >>> layout = UNetLayout(channels=1, widths=(16,), blocks=(1,), embedding=16)
+        >>> card = PriorCard(description="boxes", network=layout, complex_images=False,
+        ...                  sigma_data=0.5, scale=IntensityScale(value=0.02))
+        >>> write_checkpoint(Path("boxes.safetensors"), card,
+        ...                  build_network(card).state_dict())  # doctest: +SKIP
+    """
     with replacing(path) as partial:
-        save_file(tensors, partial)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
         partial.chmod(0o644)  # it is written for its owner alone
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")
-    return card
 
 
 def _untiled(prior: Prior) -> tuple[Prior, PatchTiling | None]:
