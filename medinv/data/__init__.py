@@ -16,7 +16,9 @@ from medinv.data.metadata import Metadata
 from medinv.data.nifti import read_nifti, write_nifti
 from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.phantom import shepp_logan
+from medinv.data.projections import read_sinogram
 from medinv.data.readers import read_kspace, read_scan, read_volume
+from medinv.data.sinogram import Sinogram
 from medinv.data.slices import VolumeSlices
 from medinv.data.units import MU_WATER, hu_to_mu, mu_to_hu
 from medinv.data.volume import Volume
@@ -29,6 +31,7 @@ __all__ = [
     "Manifest",
     "Metadata",
     "NonCartesianKSpace",
+    "Sinogram",
     "Volume",
     "VolumeSlices",
     "block_mean",
@@ -52,6 +55,7 @@ __all__ = [
     "read_maps",
     "read_nifti",
     "read_scan",
+    "read_sinogram",
     "read_volume",
     "shepp_logan",
     "to_ras",
