@@ -53,7 +53,7 @@ def test_measured_projections_with_a_prior(file_content):
     run = run_recipe(recipe(file_content))
     measured = run.measured
     assert measured.facts["rotation_centre"] == pytest.approx(18.5, abs=0.1)
-    assert measured.noise_std == pytest.approx(0.002, rel=0.2)
+    assert 0.0018 < measured.noise_std < 0.003  # edges make it too high, never too low
     assert measured.unit == "1/mm"
     assert any("are assumed" in note for note in measured.notes)
     volume = run.volume("FBP")
@@ -98,7 +98,7 @@ def test_a_helical_scan(file_content, tmp_path):
     # The ball is at x = 14 (left), y = 9 (front), z = 506 - 509.75 of a patient lying head first.
     assert (x, y, z) == pytest.approx((-14, 9, -3.75), abs=4)
     with pytest.raises(DataError, match="rotation_centre: expected parallel-beam slices"):
-        measure_recipe(recipe(content, **block, rotation_centre=3))
+        measure_recipe(recipe(content, **{**block, "rotation_centre": 3}))
 
 
 @pytest.mark.parametrize(("block", "message"), [
