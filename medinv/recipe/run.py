@@ -18,7 +18,7 @@ from medinv.priors import Prior
 from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
-from medinv.recipe.prior import build_prior
+from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import (
     CTFile,
@@ -165,6 +165,8 @@ def run_recipe(
     measured = measure_recipe(recipe, None if input is None else Path(input))
     if prior is not None:
         prior.check(measured.A)
+        if recipe.context is not None:
+            prior = condition(prior, recipe.context, measured)
     recipe.solver.build(measured.noise_std)  # a wrong setting fails before the baselines run
     snapshots = None
     if unfinished is not None:

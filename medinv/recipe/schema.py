@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from medinv.recipe.context import Context
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.training.config import TrainConfig
 
@@ -364,6 +365,9 @@ class ReconstructRecipe(_Strict):
     prior: PriorSetting | None = Field(
         None, description="name (`medinv priors`) or path of a checkpoint, or a product of two"
     )
+    context: Context | None = Field(
+        None, description="what a prior that takes prompts is told; it is told nothing if null"
+    )
     solver: SolverSettings
     baselines: tuple[SolverSettings, ...] = ()
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
@@ -373,6 +377,8 @@ class ReconstructRecipe(_Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> ReconstructRecipe:
         used = [solver.name for solver in (self.solver, *self.baselines) if needs_prior(solver)]
+        if self.context is not None and not isinstance(self.prior, str):
+            raise ValueError("context: expected one prior that takes prompts")
         if used and self.prior is None:
             raise ValueError(f"{used[0]} needs a prior; add `prior:` (`medinv priors` lists them)")
         labels = [solver.title for solver in (self.solver, *self.baselines)]

@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medinv.data.slices import Plane
+from medinv.training.contrasts import Contrast
+
+TextEncoderName = Literal["minilm", "clip"]
 
 
 class _Strict(BaseModel):
@@ -43,6 +46,22 @@ class Source(_Strict):
         return self
 
 
+class Prompts(_Strict):
+    """What the network is told of each image, as `medinv.data.prompts.slice_prompt` writes it.
+
+    Beside the plane and the position of the slice these are the anatomy and the contrast, which
+    is simulated from T1-weighted images by fixed curves. Prompts and single fields are dropped at
+    random, so that the network also knows what to do without.
+    """
+
+    encoder: TextEncoderName = Field("minilm", description="from prompts to vectors")
+    anatomy: str = Field("brain", description="of all images")
+    contrasts: tuple[Contrast, ...] = Field(("T1w",), min_length=1, description="drawn equally; "
+                                            "those but T1w are simulated")
+    drop: float = Field(0.1, ge=0, le=1, description="share of images without a prompt")
+    drop_field: float = Field(0.1, ge=0, le=1, description="share of fields left out of the rest")
+
+
 class Images(_Strict):
     """What one prior unit means, and how images are varied."""
 
@@ -52,7 +71,46 @@ class Images(_Strict):
     crop: int = Field(96, ge=16, description="side of the square training images")
     turns: bool = Field(True, description="turn images by any angle and mirror them; else mirror "
                         "them left to right, tilt and zoom them a little")
+    prompts: Prompts | None = Field(None, description="describe the images to the network; MR")
     sources: tuple[Source, ...]
+
+    @model_validator(mode="after")
+    def _prompts_are_of_slices(self) -> Images:
+        phantoms = any(source.phantom is not None for source in self.sources)
+        if self.prompts is not None and (self.kind != "complex-mr" or phantoms):
+            raise ValueError("prompts: expected complex-mr images of real volumes")
+        return self
+
+
+class Patch(_Strict):
+    """Patches with their positions, for a `PatchPrior` (Hu et al., arXiv:2406.02462).
+
+    Each update cuts patches of one side from whole slices with a border of zeros. Slices may be of
+    any size; ``images.crop`` is that of phantoms alone.
+    """
+
+    sides: dict[int, float] = Field(
+        {16: 0.2, 32: 0.3, 56: 0.5}, min_length=1,
+        description="pixels of a patch's side, each with its share of the updates; images are "
+        "tiled by the largest")
+    border: int = Field(24, ge=0, description="pixels of zeros around a slice; as many as the "
+                        "tiling of an image of N pixels needs are (N // P + 1) P - N")
+    side: int = Field(304, gt=0, description="pixels that the positions' range -1 to 1 spans, "
+                      "kept with the prior")
+    each: int = Field(3, gt=0, description="patches of the largest side that a slice gives; as "
+                      "many more of a smaller side as cover the same area")
+
+    @model_validator(mode="after")
+    def _has_sides(self) -> Patch:
+        if min(self.sides) < 8 or min(self.sides.values()) <= 0:
+            raise ValueError("sides: expected sides of at least 8 pixels with positive shares, "
+                             f"got {self.sides}")
+        return self
+
+    @property
+    def tile(self) -> int:
+        """Side of the patches that tile an image, P."""
+        return max(self.sides)
 
 
 class Network(_Strict):
@@ -67,7 +125,11 @@ class TrainConfig(_Strict):
     """Everything that decides a training run."""
 
     images: Images
+    patch: Patch | None = Field(None, description="train a patch prior; one of images if null")
     network: Network = Network()
+    start: str | None = Field(None, description="prior whose weights are the first, in place of "
+                              "random ones; a network of prompts or patches may start from one of "
+                              "images")
     updates: int = Field(20_000, gt=0)
     batch: int = Field(8, gt=0)
     learning_rate: float = Field(6e-4, gt=0)

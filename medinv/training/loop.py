@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +22,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
-from medinv.priors.base import IntensityScale
+from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.checkpoint import load_prior
 from medinv.priors.edm import NetworkPrior, to_channels
 from medinv.priors.networks import UNet
+from medinv.priors.patches import PatchPrior
 from medinv.training.config import TrainConfig
 from medinv.training.denoising import denoising_loss, draw_sigma
-from medinv.training.images import ImageSampler, batches, generator
+from medinv.training.images import Examples, ImageSampler, Sampler, batches, generator
+from medinv.training.patches import PatchSampler
+from medinv.training.prompts import PromptSampler, load_encoder
 
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -49,27 +54,64 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * rise * fall
 
 
-def build_prior(config: TrainConfig, sampler: ImageSampler) -> NetworkPrior:
+def build_sampler(config: TrainConfig, *, validation: bool = False) -> Sampler:
+    """Where the examples of a run come from."""
+    if config.patch is not None:
+        return PatchSampler(config.images, config.patch, validation=validation)
+    images = ImageSampler(config.images, validation=validation)
+    prompts = config.images.prompts
+    return images if prompts is None else PromptSampler(images, prompts,
+                                                        load_encoder(prompts.encoder))
+
+
+def build_prior(config: TrainConfig, sampler: Sampler) -> NetworkPrior:
     """An untrained prior whose ``sigma_data`` is measured on 256 training images."""
-    images = to_channels(sampler.batch(256, generator(config.seed, -1)))
+    examples = sampler.examples(256, generator(config.seed, -1))
+    images, context = to_channels(examples.images), examples.known.get("context")
     sigma_data = round(float(images.square().mean().sqrt()), 4)
     mr = config.images.kind == "complex-mr"
     scale = (IntensityScale(percentile=config.images.percentile) if mr
              else IntensityScale(value=config.images.mu_water))
     torch.manual_seed(config.seed)
-    network = UNet(2 if mr else 1, **config.network.model_dump())
-    return NetworkPrior(network, sigma_data, complex_images=mr, scale=scale)
+    network = UNet(2 if mr else 1, **config.network.model_dump(),
+                   context=0 if context is None else context.shape[1],
+                   extra_channels=0 if config.patch is None else 2)
+    if config.start is not None:
+        sigma_data = _start_from(config.start, network)
+    prompts = config.images.prompts
+    return NetworkPrior(network, sigma_data, complex_images=mr, scale=scale,
+                        text_encoder=None if prompts is None else prompts.encoder)
+
+
+def _start_from(name: str, network: UNet) -> float:
+    """Give the network the weights of a prior, and return its ``sigma_data``."""
+    prior = load_prior(name)
+    if not isinstance(prior, NetworkPrior):
+        raise CheckpointError(f"start: {name} is a prior of patches; start from one of images")
+    own, given = network.state_dict(), prior.network.state_dict()
+    new = {key: value for key, value in own.items() if key.startswith("describe.")}
+    try:
+        if network.extra_channels:  # positions count for nothing at first
+            unseen = torch.zeros_like(own["stem.weight"][:, network.channels :])
+            new["stem.weight"] = torch.cat([given["stem.weight"], unseen], dim=1)
+        network.load_state_dict(given | new)
+    except RuntimeError as error:
+        raise CheckpointError(f"start: {name} has another network than the recipe; give it the "
+                              f"same widths, blocks and embedding ({error})") from error
+    return prior.sigma_data
 
 
 @torch.no_grad()
-def validate(prior: NetworkPrior, x0: Tensor, seed: int) -> dict[str, float]:
+def validate(prior: NetworkPrior, held_out: Examples, seed: int) -> dict[str, float]:
     """Weighted denoising loss on fixed images with fixed noise, by noise level."""
     losses = {}
     for i, sigma in enumerate(VALIDATION_SIGMAS):
-        levels = torch.full((prior.chunk,), sigma, device=x0.device)
         rng = generator(seed, -10 - i)
-        parts = [denoising_loss(prior.denoise, prior.sigma_data, x, levels[: len(x)], rng)
-                 for x in torch.split(x0, prior.chunk)]
+        parts = [
+            denoising_loss(partial(prior.denoise, **part.known), prior.sigma_data, part.images,
+                           torch.full((len(part.images),), sigma, device=part.images.device), rng)
+            for part in held_out.split(prior.chunk)
+        ]
         losses[f"{sigma:g}"] = round(float(torch.cat(parts).mean()), 5)
     return losses
 
@@ -80,7 +122,7 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.state_file = folder / "state.pt"
-        self.sampler = ImageSampler(config.images)
+        self.sampler = build_sampler(config)
         self.prior = build_prior(config, self.sampler)
         self.fabric = Fabric(accelerator="auto", devices=1)
         optimizer = torch.optim.AdamW(self.prior.parameters(), lr=config.learning_rate,
@@ -116,14 +158,14 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def update(self, x0: Tensor, rng: Generator) -> Tensor:
-        """One optimiser step on the images ``x0``; returns the mean loss."""
-        config = self.config
-        sigma = draw_sigma(len(x0), self.prior.sigma_data, config.noise_mean, config.noise_std,
-                           rng)
-        device = self.fabric.device
-        loss = denoising_loss(self.model.denoise, self.prior.sigma_data, x0.to(device),
-                              sigma.to(device), rng).mean()
+    def update(self, examples: Examples, rng: Generator) -> Tensor:
+        """One optimiser step; returns the mean loss."""
+        config, device = self.config, self.fabric.device
+        sigma = draw_sigma(len(examples.images), self.prior.sigma_data, config.noise_mean,
+                           config.noise_std, rng)
+        examples = examples.map(lambda t: t.to(device))
+        loss = denoising_loss(partial(self.model.denoise, **examples.known), self.prior.sigma_data,
+                              examples.images, sigma.to(device), rng).mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
@@ -136,8 +178,10 @@ class _Run:
 
 
 def train(config: TrainConfig, folder: Path, *, resume: bool = False,
-          on_update: Callable[[Progress], None] | None = None) -> NetworkPrior:
+          on_update: Callable[[Progress], None] | None = None) -> Prior:
     """Train a prior by denoising score matching; returns the moving average of the weights.
+
+    It is a `NetworkPrior`, or a `PatchPrior` around one.
 
     Args:
         config: everything that decides the run.
@@ -154,13 +198,13 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
             raise CheckpointError(f"{folder} holds a run already; pass --resume or another folder")
         run.load()
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = ImageSampler(config.images, validation=True).batch(32, generator(config.seed, -2))
-    held_out = held_out.to(run.fabric.device)
+    held_out = build_sampler(config, validation=True).examples(32, generator(config.seed, -2))
+    held_out = held_out.map(lambda t: t.to(run.fabric.device))
     average = cast(NetworkPrior, run.average.module)
     last, saved = time.monotonic(), time.monotonic()
-    for x0, rng in batches(run.sampler, config.batch, config.seed,
+    for examples, rng in batches(run.sampler, config.batch, config.seed,
                            range(run.step, config.updates), workers=config.workers):
-        loss = float(run.update(x0, rng))
+        loss = float(run.update(examples, rng))
         now = time.monotonic()
         run.seconds += now - last
         last = now
@@ -176,7 +220,10 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
         if on_update is not None:
             on_update(progress)
     average.error_by_sigma = _errors(validate(average, held_out, config.seed), average.sigma_data)
-    return average.eval().requires_grad_(False)
+    average.eval().requires_grad_(False)
+    if config.patch is None:
+        return average
+    return PatchPrior.from_network(average, config.patch.tile, config.patch.side)
 
 
 def _errors(losses: dict[str, float], sigma_data: float) -> dict[float, float]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medinv.data.geometry import to_ras
-from medinv.data.manifests import Manifest, Split, SubjectSplit, load_manifest
+from medinv.data.manifests import Geometry, Manifest, Split, SubjectSplit, load_manifest
 from medinv.data.nifti import read_nifti
 from medinv.data.slices import PLANES, Plane, SliceStack
 from medinv.data.subjects import place, subject_files
@@ -24,7 +24,45 @@ from medinv.errors import DataError
 from medinv.training.config import Images, Source
 
 Part = Literal["train", "validation"]
-Volume = tuple[SliceStack, ...]  # one stack for each plane
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slice lies, as far as it is known.
+
+    Attributes:
+        plane: of the slice.
+        position: along the plane's normal, from 0 (feet, back, left) to 1 (head, front, right).
+    """
+
+    plane: Plane | None = None
+    position: float | None = None
+
+
+@dataclass(frozen=True)
+class PlacedSlices:
+    """The slices of a volume in one plane, and where they lie in the patient.
+
+    Attributes:
+        stack: the slices.
+        plane: their plane; None where it is not known.
+        span: positions at which the first slice begins and the last ends; falling where slices
+            run the other way.
+    """
+
+    stack: SliceStack
+    plane: Plane | None
+    span: tuple[float, float]
+
+    def place(self, index: int) -> Place:
+        """The place of a slice's centre."""
+        if self.plane is None:
+            return Place()
+        low, high = self.span
+        return Place(self.plane, low + (high - low) * (index + 0.5) / len(self.stack))
+
+
+Volume = tuple[PlacedSlices, ...]  # one for each plane
 
 
 def read_array(path: Path, key: str | None) -> Tensor:
@@ -112,20 +150,40 @@ def _volume_of_manifest(manifest: Manifest, source: Source, images: Images, part
     path = manifest.fetch(source.folder, only=[source.file])[source.file]
     key, split, planes = manifest.files[source.file].key, manifest.splits.get(part), source.planes
     if not isinstance(split, Split):
-        return [_stacks(path, source, images, planes, key)]
+        return [_stacks(path, source, images, planes, key, geometry=manifest.geometry)]
     axis = "ijk".index(split.axis)
     if part == "validation":  # too thin for whole images in the other planes
         planes = (axis,)
-    return [_stacks(path, source, images, planes, key, (axis, split.start, split.stop))]
+    return [_stacks(path, source, images, planes, key, (axis, split.start, split.stop),
+                    manifest.geometry)]
 
 
 def _stacks(path: Path, source: Source, images: Images, planes: tuple[int | Plane, ...],
-            key: str | None = None, split: tuple[int, int, int] | None = None) -> Volume:
+            key: str | None = None, split: tuple[int, int, int] | None = None,
+            geometry: Geometry | None = None) -> Volume:
     return tuple(
-        SliceStack(path, TrainingSlices(images.kind, images.percentile, plane, source.pool, key,
-                                        split))
+        PlacedSlices(
+            SliceStack(path, TrainingSlices(images.kind, images.percentile, plane, source.pool,
+                                            key, split)),
+            *_place(plane, split, geometry))
         for plane in planes
     )
+
+
+def _place(plane: int | Plane, split: tuple[int, int, int] | None, geometry: Geometry | None
+           ) -> tuple[Plane | None, tuple[float, float]]:
+    """Anatomical plane and span of slices; an array axis is known through its orientation."""
+    if not isinstance(plane, int):
+        return plane, (0.0, 1.0)  # the volume was turned to RAS+
+    if geometry is None or geometry.orientation is None:
+        return None, (0.0, 1.0)
+    letter, size = geometry.orientation[plane], geometry.shape[plane]
+    ends = (0.0, 1.0)
+    if split is not None and split[0] == plane and size is not None:
+        ends = (split[1] / size, split[2] / size)
+    normal = next(p for p, letters in zip(PLANES, ("IS", "PA", "LR"), strict=True)
+                  if letter in letters)
+    return normal, ends if letter in "RAS" else (1 - ends[0], 1 - ends[1])
 
 
 def _collection_files(manifest: Manifest, source: Source, part: Part) -> list[Path]:

@@ -12,7 +12,7 @@ from medinv.data.subjects import place
 from medinv.errors import DataError
 from medinv.training import TrainConfig, train
 from medinv.training.images import ImageSampler, batches, generator
-from medinv.training.sources import read_array, source_volumes
+from medinv.training.sources import Place, read_array, source_volumes
 from tests import tiny
 
 MANY = 12
@@ -39,7 +39,7 @@ def config(*sources: dict[str, object], **changes: object) -> TrainConfig:
 
 def levels(sampler: ImageSampler) -> set[float]:
     """Which volumes a sampler knows, by their density."""
-    return {round(float(volume[0][0].mean()), 3) for part in sampler.parts
+    return {round(float(volume[0].stack[0].mean()), 3) for part in sampler.parts
             for volume in part.volumes}
 
 
@@ -78,7 +78,7 @@ def test_named_planes(folder):
     (source,) = config({"folder": str(folder), "validation_share": 0.0,
                         "planes": ["axial", "coronal", "sagittal", 1]}).images.sources
     volume = source_volumes(source, config({"folder": "x"}).images, "train")[0]
-    shapes = [stack.shape for stack in volume]
+    shapes = [placed.stack.shape for placed in volume]
     assert shapes == [(6, 18, 20), (18, 6, 20), (20, 6, 18), (18, 6, 20)]
 
 
@@ -86,10 +86,10 @@ def test_named_planes(folder):
 def test_workers_and_resuming_do_not_change_the_batches(folder, workers):
     images = config({"folder": str(folder)}).images
     sampler = ImageSampler(images)
-    for step, (x0, rng) in zip(range(3, 6), batches(sampler, 4, 7, range(3, 6), workers=workers),
-                               strict=True):
+    drawn = batches(sampler, 4, 7, range(3, 6), workers=workers)
+    for step, (examples, rng) in zip(range(3, 6), drawn, strict=True):
         expected = generator(7, step)
-        assert torch.equal(x0, sampler.batch(4, expected))
+        assert torch.equal(examples.images, sampler.batch(4, expected))
         assert torch.equal(rng.get_state(), expected.get_state())
 
 
@@ -104,7 +104,7 @@ def test_a_run_with_workers_is_the_run_without(folder, tmp_path):
 def test_the_slices_of_a_split_are_those_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
     images = config({"manifest": str(tiny.write_boxes(tmp_path)), "planes": [0, 2]}).images
-    first, second = ImageSampler(images).parts[0].volumes[0]
+    first, second = (placed.stack for placed in ImageSampler(images).parts[0].volumes[0])
     volume = 1 + read_array(tmp_path / "boxes.nii.gz", None) / 1000
     assert torch.equal(second[3], volume[..., 3].T)  # rows are the later axis of the file
     assert torch.equal(first[7], volume[7, :, :6].T)
@@ -135,7 +135,7 @@ def test_images_that_are_not_turned_stay_upright(folder):
     sampler = ImageSampler(images)
     bright = torch.zeros(images.crop, images.crop)
     bright[: images.crop // 2] = 1
-    sampler._crop = lambda part, rng: bright
+    sampler._crop = lambda part, rng: (bright, Place())
     mean = sampler.batch(64, generator(0, 0)).mean(0)
     assert float(mean[:4].mean()) > 0.9 > 0.1 > float(mean[-4:].mean())
 
