@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medinv.cli import listing
+from medinv.cli import importing, listing
 from medinv.cli.command import guarded
 
 app = typer.Typer(
@@ -202,6 +202,7 @@ def _reconstruct(
         typer.echo(f"{role:>15}  {path}")
 
 
+importing.add_to(app)
 listing.add_to(app)
 
 

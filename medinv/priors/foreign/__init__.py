@@ -4,7 +4,7 @@ from medinv.priors.foreign.adm import ADM, ADMLayout
 from medinv.priors.foreign.edm import DhariwalLayout, DhariwalUNet, SongLayout, SongUNet
 from medinv.priors.foreign.monai_unet import MonaiLayout
 from medinv.priors.foreign.ncsnpp import NCSNpp, NCSNppLayout
-from medinv.priors.foreign.reading import find_weights, read_weights
+from medinv.priors.foreign.reading import find_weights, read_tensor, read_weights
 from medinv.priors.foreign.unet2d import UNet2D, UNet2DLayout
 from medinv.priors.foreign.unet2d_condition import UNet2DCondition, UNet2DConditionLayout
 
@@ -28,5 +28,6 @@ __all__ = [
     "UNet2DConditionLayout",
     "UNet2DLayout",
     "find_weights",
+    "read_tensor",
     "read_weights",
 ]

@@ -58,6 +58,28 @@ def read_weights(path: str | Path) -> Any:  # noqa: ANN401 (whatever the file ho
                               ) from error
 
 
+def read_tensor(path: str | Path) -> Tensor:
+    """The only tensor of a file.
+
+    Raises:
+        CheckpointError: there is none, or more than one.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(torch.ones(1), Path(folder) / "w.pt")
+        ...     read_tensor(Path(folder) / "w.pt")
+        tensor([1.])
+    """
+    content = read_weights(path)
+    if isinstance(content, Mapping) and len(content) == 1:
+        content = next(iter(content.values()))
+    if not isinstance(content, Tensor):
+        raise CheckpointError(f"{Path(path).name}: expected one tensor, got "
+                              f"{type(content).__name__}")
+    return content
+
+
 def find_weights(content: object, network: nn.Module, name: str = "the file"
                  ) -> dict[str, Tensor]:
     """The tensors of ``network`` within what a file held; a moving average comes first.
