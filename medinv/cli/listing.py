@@ -70,7 +70,8 @@ def priors() -> None:
     for name in prior_names():
         card = read_card(name)
         kind = "complex" if card.complex_images else "real"
-        typer.echo(f"{name}: {card.description} ({kind} images)")
+        what = "images" if card.patch is None else f"patches of {card.patch.patch} pixels"
+        typer.echo(f"{name}: {card.description} ({kind} {what})")
 
 
 @recipes.command("list")
