@@ -81,6 +81,7 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         r.addcmul_(q, _per_item(-step, q))
         rr, previous = _inner(r, r, batch_ndim), rr
         p.mul_(_per_item(torch.where(active, rr / previous, 0.0), p)).add_(r)
+        del q  # the next product takes its memory
         if on_step is not None:
             on_step(i, x.clone())
     return x

@@ -132,6 +132,7 @@ class DDS:
             x_t = eps.mul_(c_eps).add_(x0)
             if c_noise:
                 x_t.add_(gaussian_like(x_t, rng, shared_axis=shared), alpha=c_noise)
+            del D, x0  # the next denoised image takes their memory
             loop.offer(i + 1, x_t)
         return x_t.mul_(scale)  # the last level is 0, so this is x0
 

@@ -125,6 +125,7 @@ class DiffusionMBIR:
             if sigma_next:
                 D = prior(x_t, sigma_next)
                 x_t = langevin(x_t, D, sigma_next, self.snr, prior.ndim, rng)
+            del D  # the sweeps take its memory
             if not self.sharing:
                 tv = self._split()
             for _ in range(self.sweeps):
