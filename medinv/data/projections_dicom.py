@@ -168,7 +168,8 @@ class _Scan:
         column, row = _numbers(dataset, CENTRE, 2, name)
         water = _numbers(dataset, WATER, 1, name) if WATER in dataset else (0.0,)
         usable = _PER_MM[0] <= water[0] <= _PER_MM[1]
-        return cls(n_rows, n_cols, *lengths, (row, column), shape == "CYLINDRICAL",
+        row_mm, col_mm, radius = lengths
+        return cls(n_rows, n_cols, row_mm, col_mm, radius, (row, column), shape == "CYLINDRICAL",
                    "helical" if _text(dataset, KIND).upper() == "HELICAL" else "axial",
                    _identity(dataset), water[0] if usable else None,
                    _text(dataset, "PatientPosition").upper(), _acquisition(dataset))

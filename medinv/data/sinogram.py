@@ -21,7 +21,8 @@ from medinv.errors import DataError, ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam, PlanarBeam
-from medinv.operators.ct_geometry import CTGeometry, curved_frame
+from medinv.operators.ct_detector import curved_frame
+from medinv.operators.ct_geometry import CTGeometry
 
 _ASSUMED = "LPS"
 _SAME_COLUMN = 1e-6

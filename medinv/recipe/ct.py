@@ -98,5 +98,6 @@ def _oversampled(recipe: CTSimulated, fine: Volume, A: LinearOperator, angles: T
     keep = [n // f * f for n, f in zip(fine.data.shape, recipe.pool, strict=True)]
     fine = crop(fine, (slice(keep[0]), slice(keep[1]), slice(keep[2])))
     mu = hu_to_mu(fine.data.real.float(), recipe.mu_water)
-    y = _operator(recipe, fine, angles, finer=factor)(mu).unflatten(-1, (-1, factor)).mean(-1)
-    return y if isinstance(A, ConeBeam) else y.unflatten(0, (-1, slices)).mean(1)
+    y: Tensor = _operator(recipe, fine, angles, finer=factor)(mu)
+    y = y.reshape(*y.shape[:-1], -1, factor).mean(-1)
+    return y if isinstance(A, ConeBeam) else y.reshape(-1, slices, *y.shape[1:]).mean(1)
