@@ -157,6 +157,23 @@ def deidentify(
     typer.echo(f"{'report':>15}  {output / 'report.json'}")
 
 
+@app.command()
+@guarded
+def deface(
+    source: Annotated[Path, typer.Argument(help="A head: NIfTI, or a DICOM series.")],
+    output: Annotated[Path, typer.Argument(help="A .nii.gz file.")],
+) -> None:
+    """Mask the face of an adult's head, crudely, and write NIfTI.
+
+    A plane in front of the brain, placed by the head's size; no protection that was measured.
+    """
+    from medinv.data import read_volume, write_nifti
+    from medinv.data.defacing import deface
+
+    write_nifti(deface(read_volume(source)), output)
+    typer.echo(str(output))
+
+
 @app.command("check-operator")
 @guarded
 def check_operator(
