@@ -9,6 +9,11 @@ with ``T`` by a few conjugate gradient steps from the denoised ``D``, through wh
 passes. Of a volume, a few random slices are looked at in each step. Sources: Chung and Ye, "Deep
 diffusion image prior" (ECCV 2024, arXiv:2407.10641), equations 80 and 81; Barbano et al.,
 "Steerable conditional diffusion" (IEEE TMI 2025, arXiv:2308.14409).
+
+With a `PatchPrior` this is patch test-time adaptation (Hu, Song, Fessler and Shen, IEEE TCI 2025,
+arXiv:2410.11730) as far as its abstract tells: a network of patches is fitted to ``y`` at each
+level. Loss, low-rank weights and data step are those above, and may not be theirs. The inner steps
+of a level see one shift of the tiling, the one that the denoised image is then made with.
 """
 
 from __future__ import annotations
