@@ -43,12 +43,11 @@ def _log_levels(schedule: str, start: float, end: float, steps: int) -> Tensor:
         signal = torch.cos((edges + 0.008) / 1.008 * torch.pi / 2).square()
         betas = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
     elif schedule == "scaled_linear":
-        betas = torch.lerp(torch.tensor(start**0.5).double(), torch.tensor(end**0.5).double(),
-                           ramp).square()
+        betas = (start**0.5 + (end**0.5 - start**0.5) * ramp).square()
     else:
         betas = start + (end - start) * ramp
     log_signal = torch.log1p(-betas).cumsum(0)
-    return (torch.expm1(-log_signal)).log() / 2
+    return torch.expm1(-log_signal).log() / 2
 
 
 class _Parametrization(BaseModel):
