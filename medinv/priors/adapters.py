@@ -270,7 +270,7 @@ class AdaptedNetwork(nn.Module):
         if context.shape[-1] % self.context_size:
             raise CheckpointError(f"expected a context of tokens of {self.context_size} numbers, "
                                   f"flattened; got {context.shape[-1]} numbers")
-        return (context.unflatten(-1, (-1, self.context_size)),)
+        return (context.reshape(n, -1, self.context_size),)
 
     def _padded(self, x: Tensor, coordinate: Tensor, *tokens: Tensor) -> Tensor:
         ny, nx = x.shape[-2:]

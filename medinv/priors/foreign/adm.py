@@ -130,8 +130,8 @@ class _Residual(nn.Module):
             out = self.out_layers[1:](self.out_layers[0](out) * (1 + scale) + shift)
         else:
             out = self.out_layers(out + modulation)
-        skipped: Tensor = self.skip_connection(self._resized(h))
-        return skipped + out
+        summed: Tensor = self.skip_connection(self._resized(h)) + out
+        return summed
 
 
 class _Attention(nn.Module):

@@ -171,12 +171,13 @@ class _Block(nn.Module):
             out = torch.addcmul(shift, self.norm1(out), 1 + scale)
         else:
             out = self.norm1(out + modulation)
-        out = (self.skip(h) + self.conv1(F.silu(out))) * self.style.rescale
+        summed: Tensor = (self.skip(h) + self.conv1(F.silu(out))) * self.style.rescale
         if not self.attention:
-            return out
-        qkv = self.qkv(self.norm2(out)).flatten(2).unflatten(1, (-1, 3))
-        values = attend(*qkv.unbind(2), heads=self.heads).reshape(out.shape)
-        return (out + self.proj(values)) * self.style.rescale
+            return summed
+        q, k, v = self.qkv(self.norm2(summed)).flatten(2).unflatten(1, (-1, 3)).unbind(2)
+        values = attend(q, k, v, self.heads).reshape(summed.shape)
+        attended: Tensor = (summed + self.proj(values)) * self.style.rescale
+        return attended
 
 
 def _run(blocks: Iterable[tuple[str, nn.Module]], h: Tensor, emb: Tensor,

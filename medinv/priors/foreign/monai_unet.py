@@ -58,7 +58,7 @@ class MonaiLayout(Layout):
 
     def build(self) -> nn.Module:
         """The network, with random weights."""
-        from monai.networks.nets import DiffusionModelUNet
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
         arguments: dict[str, Any] = self.model_dump(exclude={"kind"})
         network: nn.Module = DiffusionModelUNet(**arguments)

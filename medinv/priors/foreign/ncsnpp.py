@@ -134,8 +134,8 @@ class _Residual(nn.Module):
         out = self.Conv_0(self._resized(F.silu(self.GroupNorm_0(h))))
         out = out + self.Dense_0(F.silu(emb))[:, :, None, None]
         out = self.Conv_1(F.silu(self.GroupNorm_1(out)))
-        skipped: Tensor = self.Conv_2(self._resized(h))
-        return (skipped + out) * self.rescale
+        summed: Tensor = (self.Conv_2(self._resized(h)) + out) * self.rescale
+        return summed
 
 
 class _FilteredConv(nn.Conv2d):

@@ -77,7 +77,7 @@ def attend(q: Float[Tensor, "b c n"], k: Float[Tensor, "b c m"], v: Float[Tensor
         >>> attend(*[torch.ones(1, 4, 3)] * 3, heads=2).shape
         torch.Size([1, 4, 3])
     """
-    q, k, v = (x.unflatten(1, (heads, -1)).transpose(2, 3) for x in (q, k, v))
+    q, k, v = (x.reshape(len(x), heads, -1, x.shape[2]).mT for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
 
 

@@ -145,7 +145,7 @@ def _match(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str
     renamed = {_todays(key): value for key, value in tensors.items()}
     if not wanted:
         return {}
-    last = next(reversed(wanted))
+    *_, last = wanted
     prefixes = {key[: -len(last)] for key in renamed
                 if key == last or key.endswith(f".{last}")}
     candidates = [{key: renamed[prefix + key] for key in wanted if prefix + key in renamed}

@@ -143,8 +143,9 @@ class Resnet(nn.Module):
             out = self.norm2(out) * (1 + scale) + shift
         else:
             out = self.norm2(out + modulation)
-        skipped: Tensor = self.conv_shortcut(self._resized(h))
-        return (skipped + self.conv2(F.silu(out))) / self.divisor
+        out = self.conv2(F.silu(out)) + self.conv_shortcut(self._resized(h))
+        scaled: Tensor = out / self.divisor
+        return scaled
 
 
 class SelfAttention(nn.Module):
@@ -167,8 +168,9 @@ class SelfAttention(nn.Module):
         """``h`` (b, channels, y, x)."""
         pixels = self.group_norm(h).flatten(2).mT
         q, k, v = (layer(pixels).mT for layer in (self.to_q, self.to_k, self.to_v))
-        out: Tensor = self.to_out[0](attend(q, k, v, self.heads).mT).mT.reshape(h.shape)
-        return (h + out) / self.divisor
+        values = attend(q, k, v, self.heads).mT
+        out: Tensor = (h + self.to_out[0](values).mT.reshape(h.shape)) / self.divisor
+        return out
 
 
 class Conv(nn.Module):
@@ -210,6 +212,56 @@ class Level(nn.Module):
         self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
         self.downsamplers = nn.ModuleList([downsampler] if downsampler else [])
         self.upsamplers = nn.ModuleList([upsampler] if upsampler else [])
+
+    def block(self, i: int, h: Tensor, emb: Tensor, *context: Tensor) -> Tensor:
+        """Block ``i``, with its attention if there is any."""
+        out: Tensor = self.resnets[i](h, emb)
+        if len(self.attentions):
+            out = self.attentions[i](out, *context)
+        return out
+
+
+def walk(down: nn.ModuleList, middle: Level, up: nn.ModuleList, h: Tensor, emb: Tensor,
+         *context: Tensor) -> Tensor:
+    """Down the levels, through the middle, and up again with the skips.
+
+    Args:
+        down: levels, fine to coarse.
+        middle: two blocks, attention between them.
+        up: levels, coarse to fine.
+        h: features (b, c, y, x) of the finest level.
+        emb: embedding of the noise level, (b, n).
+        context: what attention takes besides the features.
+
+    Example:
+        >>> layout = DiffusersLayout(block_out_channels=(32,))
+        >>> level = Level([Resnet(layout, 64, 32)] * 2, [])
+        >>> middle = Level([Resnet(layout, 32, 32)] * 2, [])
+        >>> down = nn.ModuleList([Level([Resnet(layout, 32, 32)], [])])
+        >>> walk(down, middle, nn.ModuleList([level]), torch.zeros(1, 32, 4, 4),
+        ...      torch.zeros(1, 128)).shape
+        torch.Size([1, 32, 4, 4])
+    """
+    skips = [h]
+    for level in down:
+        assert isinstance(level, Level)
+        for i in range(len(level.resnets)):
+            h = level.block(i, h, emb, *context)
+            skips.append(h)
+        for shrink in level.downsamplers:
+            h = shrink(h, emb)
+            skips.append(h)
+    h = middle.resnets[0](h, emb)
+    for attention in middle.attentions:
+        h = attention(h, *context)
+    h = middle.resnets[1](h, emb)
+    for level in up:
+        assert isinstance(level, Level)
+        for i in range(len(level.resnets)):
+            h = level.block(i, torch.cat([h, skips.pop()], dim=1), emb, *context)
+        for grow in level.upsamplers:
+            h = grow(h, emb)
+    return h
 
 
 def up_channels(widths: Sequence[int], layers: int) -> list[list[int]]:
@@ -267,11 +319,11 @@ class UNet2D(nn.Module):
         self.mid_block = Level([Resnet(layout, widths[-1], widths[-1], divisor=divisor)
                                 for _ in range(2)], middle)
         counts = up_channels(widths, layout.layers_per_block)
-        for i, kind in enumerate(layout.up_block_types):
+        for i, up_kind in enumerate(layout.up_block_types):
             width = widths[-1 - i]
             self.up_blocks.append(Level(
                 [Resnet(layout, n, width) for n in counts[i]],
-                [self._attention(width) for _ in counts[i]] if "Attn" in kind else [],
+                [self._attention(width) for _ in counts[i]] if "Attn" in up_kind else [],
                 upsampler=None if i + 1 == len(widths) else Conv(width, "up")))
         self.conv_norm_out = nn.GroupNorm(layout.norm_num_groups, widths[0], layout.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], layout.out_channels, 3, padding=1)
@@ -295,24 +347,6 @@ class UNet2D(nn.Module):
             t, layout.block_out_channels[0], cosine_first=layout.flip_sin_to_cos,
             shift=layout.freq_shift))
         h = self.conv_in(2 * x - 1 if layout.center_input_sample else x)
-        skips = [h]
-        for level in self.down_blocks:
-            for i, resnet in enumerate(level.resnets):
-                h = resnet(h, emb)
-                h = level.attentions[i](h) if len(level.attentions) else h
-                skips.append(h)
-            for shrink in level.downsamplers:
-                h = shrink(h, emb)
-                skips.append(h)
-        h = self.mid_block.resnets[0](h, emb)
-        for attention in self.mid_block.attentions:
-            h = attention(h)
-        h = self.mid_block.resnets[1](h, emb)
-        for level in self.up_blocks:
-            for i, resnet in enumerate(level.resnets):
-                h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
-                h = level.attentions[i](h) if len(level.attentions) else h
-            for grow in level.upsamplers:
-                h = grow(h, emb)
+        h = walk(self.down_blocks, self.mid_block, self.up_blocks, h, emb)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
         return out

@@ -23,6 +23,7 @@ from medinv.priors.foreign.unet2d import (
     Resnet,
     TimeEmbedding,
     up_channels,
+    walk,
 )
 
 
@@ -172,11 +173,11 @@ class UNet2DCondition(nn.Module):
             [Resnet(layout, last_width, last_width, divisor=divisor) for _ in range(2)],
             [_Attention(layout, last_width)])
         counts = up_channels(widths, layout.layers_per_block)
-        for i, kind in enumerate(layout.up_block_types):
+        for i, up_kind in enumerate(layout.up_block_types):
             width = widths[-1 - i]
             self.up_blocks.append(Level(
                 [Resnet(layout, n, width) for n in counts[i]],
-                [_Attention(layout, width) for _ in counts[i]] if "Attn" in kind else [],
+                [_Attention(layout, width) for _ in counts[i]] if "Attn" in up_kind else [],
                 upsampler=None if i + 1 == len(widths) else Resnet(layout, width, width, "up")))
         self.conv_norm_out = nn.GroupNorm(layout.norm_num_groups, widths[0], layout.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], layout.out_channels, 3, padding=1)
@@ -200,22 +201,6 @@ class UNet2DCondition(nn.Module):
         emb = emb + self.add_embedding(context)
         tokens = self.encoder_hid_proj(context)
         h = self.conv_in(2 * x - 1 if layout.center_input_sample else x)
-        skips = [h]
-        for level in self.down_blocks:
-            for i, resnet in enumerate(level.resnets):
-                h = resnet(h, emb)
-                h = level.attentions[i](h, tokens) if len(level.attentions) else h
-                skips.append(h)
-            for shrink in level.downsamplers:
-                h = shrink(h, emb)
-                skips.append(h)
-        first, second = self.mid_block.resnets
-        h = second(self.mid_block.attentions[0](first(h, emb), tokens), emb)
-        for level in self.up_blocks:
-            for i, resnet in enumerate(level.resnets):
-                h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
-                h = level.attentions[i](h, tokens) if len(level.attentions) else h
-            for grow in level.upsamplers:
-                h = grow(h, emb)
+        h = walk(self.down_blocks, self.mid_block, self.up_blocks, h, emb, tokens)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
         return out
