@@ -14,6 +14,8 @@ from medinv.data.safety import check_memory, hdf5_array, open_hdf5
 from medinv.errors import DataError, MedinvError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_NUMERIC = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u")
+                                           for bits in (8, 16, 32, 64)))
 _USER_BLOCK = 512  # MATLAB puts its own text before the HDF5 signature
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,9 +38,13 @@ def _read_7(path: Path, choose: Callable[[list[str]], str]) -> Array:
     from scipy.io.matlab import MatReadError
 
     try:
-        held = {name: shape for name, shape, _ in whosmat(path)}
+        held = {name: (shape, kind) for name, shape, kind in whosmat(path)}
         name = choose(list(held))
-        check_memory(path, held[name], itemsize=32)
+        shape, kind = held[name]
+        if kind not in _NUMERIC:  # damaged structures crash SciPy's reader
+            raise DataError(f"{path}: expected numbers in {name!r}, found a {kind}; save the full "
+                            "numeric array alone")
+        check_memory(path, shape, itemsize=32)
         array = np.asarray(loadmat(path, variable_names=[name])[name])
     except MedinvError:
         raise
@@ -48,8 +54,8 @@ def _read_7(path: Path, choose: Callable[[list[str]], str]) -> Array:
         raise DataError(f"{path}: expected a MATLAB file, but it cannot be read: "
                         f"{error or type(error).__name__}; save it again, with -v7.3") from error
     if array.dtype.kind not in "biufc":
-        raise DataError(f"{path}: expected numbers in {name!r}, found a {array.dtype} (a cell, "
-                        "structure, text or sparse matrix); save the full numeric array alone")
+        raise DataError(f"{path}: expected numbers in {name!r}, found {array.dtype}; save the "
+                        "full numeric array alone")
     return array
 
 
