@@ -171,7 +171,7 @@ class FastMRIFile:
     def _kspace(self, data: Tensor, mask: Tensor | None) -> KSpace:
         if mask is None:
             mask = measured_points(data)
-            if not bool(mask.any()):
+            if not mask.numpy().any():
                 raise DataError(f"{self.path}: expected measured samples, found only zeros; check "
                                 "the export")
         elif tuple(mask.shape) == (self.shape[3],):

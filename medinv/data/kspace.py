@@ -90,14 +90,14 @@ class KSpace:
         return n_z, self.data.shape[-2], self.data.shape[-1]
 
     def part(self, slices: slice) -> KSpace:
-        """Some of the slices, at their places.
+        """Some of the slices, at their places; a 3D scan stays whole.
 
         Raises:
             DataError: the selection is empty, or not in steps of 1.
         """
-        first, n = chosen(slices, len(self.data))
         if self.data.ndim == 5:
             return self
+        first, n = chosen(slices, len(self.data))
         per_slice = self.mask.ndim == self.data.ndim - 1
         mask = self.mask[first:first + n] if per_slice else self.mask
         affine = None if self.affine is None else moved(self.affine, 2, first)
@@ -215,6 +215,12 @@ def whitened(data: Tensor, noise: Tensor | None) -> Tensor:
 
 def measured_points(data: Complex[Tensor, "slice coil *grid"]) -> Bool[Tensor, "*grid_or_slices"]:
     """Where any coil holds a nonzero sample: (ky, kx) where all slices agree, else per slice."""
+    # numpy: torch's threads wait for each other longer than one takes, where cores are busy.
     bits = data.to(torch.complex64).resolve_conj().contiguous().numpy().view(np.int64)
-    mask = torch.from_numpy(np.bitwise_or.reduce(bits, axis=1) & _WITHOUT_SIGNS != 0)
-    return mask[0] if bool((mask == mask[:1]).all()) else mask
+    found = bits[:, 0] & _WITHOUT_SIGNS != 0
+    for coil in range(1, bits.shape[1]):
+        if found.all():
+            break
+        found |= bits[:, coil] & _WITHOUT_SIGNS != 0
+    same = bool((found == found[:1]).all())
+    return torch.from_numpy(found[0] if same else found)

@@ -82,9 +82,9 @@ class NonCartesianKSpace:
         Raises:
             DataError: the selection is empty, or not in steps of 1.
         """
-        first, n = chosen(slices, len(self.data))
         if self.trajectory.shape[-1] == 3:
             return self
+        first, n = chosen(slices, len(self.data))
         affine = None if self.affine is None else moved(self.affine, 2, first)
         return replace(self, data=self.data[first:first + n], affine=affine,
                        shape=(n, *self.shape[1:]))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,7 +215,7 @@ def _from_slices(kspace: KSpace | NonCartesianKSpace, axis: int,
 
 
 def _partitions(kspace: NonCartesianKSpace) -> Tensor | None:
-    """(partition, shot): shots by their whole number kz, in increasing order; None if not so."""
+    """(partition, shot): shots by their whole number kz, then by where they end; or None."""
     kz = kspace.trajectory[..., 0]
     number = kz[:, 0].round()
     if bool(((kz - number[:, None]).abs() > _ROUNDING).any()):
@@ -222,7 +223,9 @@ def _partitions(kspace: NonCartesianKSpace) -> Tensor | None:
     numbers, counts = number.unique(return_counts=True)
     if len(numbers) < 2 or bool((counts != counts[0]).any()):
         return None
-    return torch.argsort(number, stable=True).reshape(len(numbers), -1)
+    ends = (kspace.trajectory[:, -1, 1:] / _ROUNDING).round()
+    order = np.lexsort((ends[:, 1].numpy(), ends[:, 0].numpy(), number.numpy()))
+    return torch.from_numpy(order).reshape(len(numbers), -1)
 
 
 def _is_full_stack(kspace: NonCartesianKSpace, order: Tensor) -> bool:
