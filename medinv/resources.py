@@ -168,3 +168,47 @@ def _status_bytes(field: str) -> int:
         if name == field:
             return int(value.split()[0]) * _KIB
     raise OSError(f"/proc/self/status has no {field}")
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process may still take: of its control group, if that is less.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+
+    Returns:
+        Bytes, or None where the system does not say (it is not Linux).
+    """
+    found = [room for room in (_machine_room(root), *_group_rooms(root)) if room is not None]
+    return min(found, default=None)
+
+
+def held_bytes() -> int:
+    """Memory that this process holds now (its largest so far, where the system says no more)."""
+    try:
+        return _status_bytes("VmRSS")
+    except OSError:
+        return _ProcessGauge().peak()
+
+
+def _machine_room(root: Path) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * _KIB
+    return None
+
+
+def _group_rooms(root: Path) -> Iterator[int | None]:
+    """Of control groups, version 2 and 1; without what only caches files."""
+    groups = root / "sys/fs/cgroup"
+    for folder, limit, usage, cache in (
+        (groups, "memory.max", "memory.current", "inactive_file"),
+        (groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+         "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):
+            pairs = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cached = int(dict(pairs).get(cache, 0))
+            used = int((folder / usage).read_text()) - cached
+            yield int((folder / limit).read_text()) - used

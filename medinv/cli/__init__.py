@@ -81,6 +81,29 @@ def reconstruct(
 
 @app.command()
 @guarded
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    input: Annotated[  # noqa: A002
+        Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Estimate minutes and memory of a recipe, from two steps of each method on a few slices."""
+    from medinv.recipe.load import load_reconstruct_recipe
+    from medinv.recipe.run import plan_recipe
+
+    cost = plan_recipe(load_reconstruct_recipe(recipe, overrides or ()), input)
+    if json:
+        listing.print_json(cost.facts())
+    else:
+        listing.print_table("", {title: {"minutes": seconds / 60}
+                                 for title, seconds in cost.seconds.items()})
+        typer.echo(str(cost))
+
+
+@app.command()
+@guarded
 def train(
     recipe: Annotated[str, typer.Argument(help="A training recipe's name or path.")],
     output: Annotated[

@@ -48,6 +48,28 @@ def halving(prior: nn.Module, compute: Callable[[], T]) -> T:
     return compute()
 
 
+def limit_chunks(prior: nn.Module, most: int) -> None:
+    """Let no module's ``chunk`` be above ``most``.
+
+    Example:
+        >>> prior = nn.Module()
+        >>> prior.chunk = 8
+        >>> limit_chunks(prior, 3)
+        >>> prior.chunk
+        3
+    """
+    for module in prior.modules():
+        chunk = getattr(module, "chunk", 1)
+        if isinstance(chunk, int) and chunk > most:
+            module.chunk = most  # type: ignore[assignment]
+
+
+def largest_chunk(prior: nn.Module) -> int:
+    """The largest ``chunk`` of the modules, 1 if none has one."""
+    chunks = [getattr(module, "chunk", 1) for module in prior.modules()]
+    return max(chunk for chunk in chunks if isinstance(chunk, int))
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
@@ -60,6 +82,6 @@ def _halve(prior: nn.Module) -> bool:
     for module in prior.modules():
         chunk = getattr(module, "chunk", 1)
         if isinstance(chunk, int) and chunk > 1:
-            module.chunk = chunk // 2
+            module.chunk = chunk // 2  # type: ignore[assignment]
             found = True
     return found

@@ -15,9 +15,11 @@ from medinv.data.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
+from medinv.priors.batches import limit_chunks
 from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
+from medinv.recipe.plan import Plan, plan
 from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import (
@@ -161,18 +163,11 @@ def run_recipe(
     """
     report = on_progress or _ignore
     report(Progress("reading and simulating the data", 0, None))
-    prior = None if recipe.prior is None else build_prior(recipe.prior)
-    measured = measure_recipe(recipe, None if input is None else Path(input))
-    if prior is not None:
-        prior.check(measured.A)
-        if recipe.context is not None:
-            prior = condition(prior, recipe.context, measured)
-    recipe.solver.build(measured.noise_std)  # a wrong setting fails before the baselines run
+    measured, prior = _problem(recipe, input)
     snapshots = None
     if unfinished is not None:
         snapshots = snapshots_of(unfinished, recipe, measured, prior)
-        if snapshots.load("run") is None:  # refuses another run's before anything is computed
-            snapshots.save("run", {})
+    _prepare(recipe, measured, prior, snapshots, report)
     task = _Task(measured, prior, report, snapshots)
     methods = {
         settings.title: task.solve(settings, recipe.seed, settings.title)
@@ -257,6 +252,39 @@ class _Task:
             else:
                 image = solver(measured.y, measured.A, on_step=on_step)
         return Method(image, clock.seconds(), cost.peak_bytes)
+
+
+def _problem(recipe: ReconstructRecipe,
+             input: str | Path | None) -> tuple[Measured, Prior | None]:  # noqa: A002
+    """The measurement and the prior; a wrong setting fails here, before anything is computed."""
+    prior = None if recipe.prior is None else build_prior(recipe.prior)
+    measured = measure_recipe(recipe, None if input is None else Path(input))
+    if prior is not None:
+        prior.check(measured.A)
+        if recipe.context is not None:
+            prior = condition(prior, recipe.context, measured)
+    recipe.solver.build(measured.noise_std)
+    return measured, prior
+
+
+def _prepare(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None,
+             snapshots: Snapshots | None, report: OnProgress) -> None:
+    """Plan the run and say what it will cost; one that goes on keeps the batch that it had."""
+    known = None if snapshots is None else snapshots.load("run")
+    if known is None:
+        report(Progress("planning", 0, None))
+        cost = plan(recipe, measured, prior)
+        report(Progress(str(cost), 0, None))
+        known = {"batch": cost.batch}
+        if snapshots is not None:
+            snapshots.save("run", known)
+    if prior is not None:
+        limit_chunks(prior, known["batch"])
+
+
+def plan_recipe(recipe: ReconstructRecipe, input: str | Path | None = None) -> Plan:  # noqa: A002
+    """What a run will cost (see `medinv.recipe.plan`); arguments and errors as `reconstruct`."""
+    return plan(recipe, *_problem(recipe, input))
 
 
 def _sample(task: _Task, recipe: ReconstructRecipe) -> tuple[Method, Method]:

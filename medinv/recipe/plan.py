@@ -1,0 +1,212 @@
+"""What a run will cost, from two steps of each method on a few slices.
+
+Time grows with the slices, but for test-time adaptation, which looks at a fixed number of them.
+Memory is the larger of two moments: in the network, what the solver holds beside the activations
+of one batch; and between its calls, the solver's own volumes, counted exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from medinv.errors import InputError
+from medinv.priors import Prior, ProductPrior
+from medinv.priors.batches import largest_chunk, limit_chunks
+from medinv.recipe.measurement import Measured
+from medinv.recipe.schema import ReconstructRecipe
+from medinv.recipe.settings import SolverSettings, needs_prior
+from medinv.recipe.slab import n_slices, slab
+from medinv.resources import TensorCount, available_bytes, held_bytes, measure
+
+_GIB = 2**30
+_ROOM = 0.95  # of the available memory that a plan may take
+_COUNTED = (16, 32)  # slices of the slabs on which tensors are counted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost.
+
+    Attributes:
+        seconds: by method, all samples together.
+        host_bytes: most memory of the process, with what it holds already.
+        device_bytes: of an accelerator; recipes run on the CPU, so none.
+        available_bytes: what there is, with what the process holds; None if unknown.
+        batch: slices that pass through the network at once.
+
+    Example:
+        >>> print(Plan({"FBP": 3.0, "DDS": 237.0}, 2**30, 0, 2**34, 8))
+        about 4.0 minutes and 1.0 GiB of 16.0 GiB, 8 slices at a time
+    """
+
+    seconds: dict[str, float]
+    host_bytes: int
+    device_bytes: int
+    available_bytes: int | None
+    batch: int
+
+    def __str__(self) -> str:
+        """One line."""
+        total = sum(self.seconds.values())
+        duration = f"{total / 60:.1f} minutes" if total >= 60 else f"{total:.0f} seconds"
+        known = self.available_bytes
+        of = "" if known is None else f" of {known / _GIB:.1f} GiB"
+        return (f"about {duration} and {self.host_bytes / _GIB:.1f} GiB{of}, {self.batch} "
+                "slices at a time")
+
+    def facts(self) -> dict[str, Any]:
+        """For programs: the attributes, and minutes in all."""
+        return {"minutes": sum(self.seconds.values()) / 60, **vars(self)}
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes: a volume's, those alive between network calls and during one, one batch's."""
+
+    between: int
+    during: int
+    batch: int
+
+    def total(self, share: float) -> int:
+        """With a batch of ``share`` of the size that was tried."""
+        return max(self.between, self.during + int(share * self.batch))
+
+
+class _Enough(Exception):  # noqa: N818  (no error)
+    """The probe has seen what it needs."""
+
+
+@torch.no_grad()
+def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> Plan:
+    """Try two steps of each method on a slab, and choose the batch that fits into memory.
+
+    The prior's batch is made smaller where it has to be.
+
+    Raises:
+        InputError: the memory does not suffice even for one slice at a time.
+    """
+    held, room = held_bytes(), available_bytes()
+    chunk = 1 if prior is None else largest_chunk(prior)
+    few = slab(measured, chunk)
+    growth = n_slices(measured) / n_slices(few)
+    few.A.norm()
+    network = _network(few, prior)
+    methods = (*recipe.baselines, recipe.solver)
+    seconds = {s.title: _seconds(s, few, prior, growth, network[0]) for s in methods}
+    seconds[recipe.solver.title] *= recipe.samples
+    needs = [_memory(s, measured, prior, network[1]) for s in methods]
+    available = None if room is None else held + room
+    batch = chunk
+    kept = _kept(recipe, few, growth)
+    while True:
+        total = held + kept + max(need.total(batch / chunk) for need in needs)
+        if available is None or total <= held + _ROOM * (available - held) or batch == 1:
+            break
+        batch //= 2
+    if available is not None and total > available:
+        raise InputError(
+            f"memory: this run needs about {total / _GIB:.1f} GiB, {available / _GIB:.1f} GiB are "
+            "there; take fewer slices (measurement.slices) or larger voxels (measurement.pool), "
+            "leave out baselines, or use a machine with more memory")
+    if prior is not None:
+        limit_chunks(prior, batch)
+    return Plan(seconds, total, 0, available, batch)
+
+
+def _network(few: Measured, prior: Prior | None) -> tuple[float, int]:
+    """Seconds and bytes of one network call on the slab; the first call warms up."""
+    if prior is None:
+        return 0.0, 0
+    x = few.A.adjoint(few.y)
+    prior(x, 1.0)
+    with measure() as cost:
+        prior(x, 1.0)
+    return cost.seconds, cost.peak_bytes
+
+
+def _seconds(settings: SolverSettings, few: Measured, prior: Prior | None, growth: float,
+             network: float) -> float:
+    """Of the whole volume: setup, and the second step as often as there are steps."""
+    times = [time.perf_counter()]
+
+    def on_step(i: int, _: Tensor) -> None:  # noqa: ARG001
+        times.append(time.perf_counter())
+        if len(times) > 2:
+            raise _Enough
+
+    with suppress(_Enough):
+        _run(settings, few, prior, on_step)
+        times.append(time.perf_counter())
+    if settings.steps is None or len(times) < 3:
+        return (times[-1] - times[0]) * growth
+    step = times[2] - times[1]
+    setup = max(times[1] - times[0] - step, 0.0)
+    if "adaptation" in settings.fields:
+        return setup + settings.steps * (step + network * (growth - 1))
+    return (setup + settings.steps * step) * growth
+
+
+def _memory(settings: SolverSettings, measured: Measured, prior: Prior | None,
+            batch: int) -> _Memory:
+    """Of the whole volume: a straight line through two slabs, larger than operators' blocks."""
+    fields = settings.fields
+    if "adaptation" in fields:  # it needs a network: count the solver that it wraps
+        inner = SolverSettings.model_validate(fields.get("solver") or {"name": "DDS"})
+        return _memory(inner, measured, prior, 2 * batch)
+    counts = {n: _count(settings, slab(measured, n), prior) for n in _COUNTED}
+    (small, low), (large, high) = ((n_slices(slab(measured, n)), counts[n]) for n in _COUNTED)
+    more = (n_slices(measured) - large) / max(large - small, 1)
+    between, during = (int(b + more * (b - a)) for a, b in zip(low, high, strict=True))
+    return _Memory(between, during, batch if needs_prior(settings) else 0)
+
+
+def _count(settings: SolverSettings, few: Measured, prior: Prior | None) -> tuple[int, int]:
+    """Most bytes alive at all, and in a network call: with a prior that is one multiplication."""
+    steps: list[int] = []
+
+    def on_step(i: int, _: Tensor) -> None:
+        steps.append(i)
+        if len(steps) > 1:
+            raise _Enough
+
+    with TensorCount() as count, suppress(_Enough):
+        light = None if prior is None else _Light(prior, count)
+        pair = ProductPrior([light, light]) if light and isinstance(prior, ProductPrior) else light
+        _run(settings, few, pair, on_step)
+    return count.peak_bytes, 0 if light is None else light.held
+
+
+def _run(settings: SolverSettings, few: Measured, prior: Prior | None, on_step: Any) -> Tensor:  # noqa: ANN401
+    solver = settings.build(few.noise_std)
+    if needs_prior(settings):
+        rng = Generator().manual_seed(0)
+        return solver(few.y, few.A, prior, rng=rng, on_step=on_step)  # type: ignore[no-any-return]
+    return solver(few.y, few.A, on_step=on_step)  # type: ignore[no-any-return]
+
+
+def _kept(recipe: ReconstructRecipe, few: Measured, growth: float) -> int:
+    """Images of the methods, which are kept until all is written."""
+    image = few.A.adjoint(few.y)
+    n = len(recipe.baselines) + (1 if recipe.samples == 1 else 3)
+    return int(n * image.numel() * image.element_size() * growth)
+
+
+class _Light(Prior):
+    """The denoiser of white noise in the place of a network; notes what is alive around it."""
+
+    def __init__(self, prior: Prior, count: TensorCount) -> None:
+        super().__init__()
+        self.dtype, self.ndim, self.scale = prior.dtype, prior.ndim, prior.scale
+        self.count, self.held = count, 0
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """``x / (1 + sigma^2)``."""
+        denoised = x / (1 + float(sigma) ** 2)
+        self.held = max(self.held, self.count.alive_bytes)
+        return denoised
