@@ -116,6 +116,12 @@ def read_bart_kspace(path: str | Path) -> KSpace:
 
     Raises:
         DataError: as for `read_cfl`; NaN or Inf, or only zeros.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.cfl")
+    >>> write_cfl(torch.ones(8, 64, 48) + 0j, name, "coil ky kx")
+    >>> read_bart_kspace(name).n_coils
+    8
     """
     data = read_cfl(path, "slice coil kz ky kx")
     data = data[:, :, 0] if data.shape[2] == 1 else data

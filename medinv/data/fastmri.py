@@ -56,6 +56,13 @@ def read_fastmri(path: str | Path, key: str | None = None, slices: slice | None 
         DataError: no such file or key, not HDF5, a broken header, NaN or Inf, other axes, more
             than the memory holds, or data that lie in another file.
         ShapeError: the mask has another size than k-space.
+
+    >>> import h5py, tempfile
+    >>> name = Path(tempfile.mkdtemp(), "scan.h5")
+    >>> with h5py.File(name, "w") as content:
+    ...     content["kspace"] = np.ones((20, 4, 8, 6), np.complex64)
+    >>> read_fastmri(name, slices=slice(3, 5)).shape
+    (2, 8, 6)
     """
     with FastMRIFile(path, key) as file:
         return file.kspace(slices)

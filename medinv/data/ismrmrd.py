@@ -68,6 +68,10 @@ def read_ismrmrd(
     Raises:
         DataError: no such file or group, damaged, no such readouts, several k-spaces and none
             chosen, readouts beyond the encoded matrix, or slices that are not equidistant.
+
+    >>> read_ismrmrd("nothing.h5")
+    Traceback (most recent call last):
+    medinv.errors.DataError: nothing.h5: expected an HDF5 file, found no file; check the path
     """
     path = Path(path)
     with open_hdf5(path) as file:

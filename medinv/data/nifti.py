@@ -50,6 +50,12 @@ def read_nifti(path: str | Path, *, index: int | None = None) -> Volume:
     Raises:
         DataError: no such file, not a readable NIfTI file, several volumes and none chosen, more
             than the memory holds, or NaN or Inf voxels.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp(), "image.nii.gz")
+    >>> write_nifti(Volume(torch.zeros(2, 3, 4), torch.eye(4, dtype=torch.float64)), name)
+    >>> read_nifti(name).data.shape
+    torch.Size([2, 3, 4])
     """
     path = Path(path)
     if not path.is_file():
@@ -85,6 +91,10 @@ def write_nifti(volume: Volume, path: str | Path, *, scaled_int16: bool = False,
     Raises:
         DataError: the name has another suffix, or a complex volume as integers.
         OutputError: the file could not be written; nothing is left under its name.
+
+    >>> import tempfile
+    >>> image = Volume(torch.rand(2, 3, 4), torch.eye(4, dtype=torch.float64))
+    >>> write_nifti(image, Path(tempfile.mkdtemp(), "image.nii.gz"), scaled_int16=True)
     """
     import nibabel
 
