@@ -106,6 +106,7 @@ class UNet(nn.Module):
         if context:
             self.describe = nn.Sequential(nn.Linear(context, embedding, bias=False), nn.SiLU(),
                                           nn.Linear(embedding, embedding, bias=False))
+            nn.init.normal_(self.describe[0].weight, std=4 / context**0.5)  # prompts are alike
             _zero(self.describe[-1])
 
     def forward(self, x: Float[Tensor, "b c_in y x"], noise: Float[Tensor, " b"],
