@@ -127,7 +127,7 @@ def _circle(geometry: CTGeometry) -> _Circle:
     cos, sin, zero = geometry.angles.cos(), geometry.angles.sin(), geometry.angles * 0
     frame = torch.stack([torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1),
                          torch.stack([zero, zero, zero + 1], 1)], 1)
-    local = [torch.einsum("vai,vi->va", frame, vectors) for vectors in (
+    local = [torch.einsum("vik,vk->vi", frame, vectors) for vectors in (
         geometry.sources, geometry.detectors - geometry.sources, geometry.col_axes,
         geometry.row_axes)]
     source, ray, col, row = (vectors[0].tolist() for vectors in local)

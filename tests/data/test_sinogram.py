@@ -34,7 +34,7 @@ def scanned(geometry, data=None):
 
 
 @pytest.mark.parametrize("name", SCANS)
-def test_the_operator_is_the_geometrys(name, rng):
+def test_the_operator_is_its_geometry_s(name, rng):
     geometry, kind = SCANS[name]
     A = scanned(geometry).operator(torch.float64)
     assert type(A) is kind

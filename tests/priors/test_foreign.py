@@ -106,8 +106,8 @@ def test_a_published_yaml_or_json_is_taken_as_it_is():
 
 
 def test_unknown_or_unsupported_fields_are_refused():
-    for wrong in ({"num_chanels": 3}, {"class_cond": True}):
-        with pytest.raises(ValueError, match="num_chanels|class_cond"):
+    for wrong in ({"num_chnls": 3}, {"class_cond": True}):
+        with pytest.raises(ValueError, match="num_chnls|class_cond"):
             ADMLayout(image_size=64, num_channels=32, **wrong)
     with pytest.raises(CheckpointError, match="no channel_mult is published for image_size 100"):
         ADMLayout(image_size=100, num_channels=32).build()
