@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.batches import halving
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
@@ -42,7 +43,8 @@ class NetworkPrior(Prior):
         scale: how the prior's units relate to physical intensity.
         error_by_sigma: mean squared error of ``D`` by noise level, measured on held-out images;
             without it, that of a Gaussian of standard deviation ``sigma_data``.
-        chunk: most images sent through the network at once; bounds memory.
+        chunk: most images sent through the network at once; bounds memory, and is halved where
+            it runs out.
         text_encoder: what the network's context comes from, for networks that take one.
 
     Example:
@@ -102,15 +104,19 @@ class NetworkPrior(Prior):
         images = x.reshape(-1, *x.shape[-2:])
         sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         sigmas = sigmas.expand(batch).flatten()
-        contexts = None if context is None else (
-            context.expand(*batch, context.shape[-1]).flatten(0, -2).split(self.chunk))
-        parts = [
-            from_channels(self.denoise(to_channels(part), sigma_part,
-                                       None if contexts is None else contexts[i]), self.dtype)
-            for i, (part, sigma_part) in enumerate(zip(
-                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True))
-        ]
-        return torch.cat(parts).reshape(x.shape)
+        if context is not None:
+            context = context.expand(*batch, context.shape[-1]).flatten(0, -2)
+        return halving(self, lambda: self._in_parts(images, sigmas, context)).reshape(x.shape)
+
+    def _in_parts(self, images: Tensor, sigmas: Tensor, contexts: Tensor | None) -> Tensor:
+        """Images (b, y, x), ``chunk`` at a time."""
+        given = None if contexts is None else contexts.split(self.chunk)
+        return torch.cat([
+            from_channels(self.denoise(to_channels(part), sigma,
+                                       None if given is None else given[i]), self.dtype)
+            for i, (part, sigma) in enumerate(zip(
+                images.split(self.chunk), sigmas.split(self.chunk), strict=True))
+        ])
 
 
 def to_channels(x: Tensor) -> Tensor:
