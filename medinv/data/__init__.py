@@ -7,6 +7,7 @@ from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconst
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.ismrmrd import read_ismrmrd
 from medinv.data.ismrmrd_image import write_ismrmrd_image
+from medinv.data.itk import read_itk
 from medinv.data.kspace import KSpace, measured_points
 from medinv.data.kspace_slices import KSpaceSlices
 from medinv.data.library import load_volume
@@ -51,6 +52,7 @@ __all__ = [
     "read_dicom",
     "read_fastmri",
     "read_ismrmrd",
+    "read_itk",
     "read_kspace",
     "read_maps",
     "read_nifti",

@@ -15,6 +15,7 @@ from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
 from medinv.data.fastmri import FastMRIFile
 from medinv.data.ismrmrd import is_ismrmrd
+from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.nifti import read_nifti
 from medinv.data.projections import read_sinogram
 from medinv.data.projections_dicom import is_projection_dicom
@@ -75,6 +76,10 @@ def _volume(volume: Volume) -> Facts:
 
 def _nifti(path: Path) -> Facts:
     return _volume(read_nifti(path))
+
+
+def _itk(path: Path) -> Facts:
+    return _volume(read_itk(path))
 
 
 def _dicom(path: Path) -> Facts:
@@ -179,6 +184,7 @@ def _is_scan(path: Path) -> bool:
 
 FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...] = (
     ("NIfTI", _ends(".nii", ".nii.gz"), _nifti),
+    ("NRRD or MetaImage", _ends(*SUFFIXES), _itk),
     ("HDF5", _ends(".h5", ".hdf5"), _hdf5),
     ("BART", _ends(".cfl", ".hdr"), _bart),
     ("NumPy", _ends(".npy", ".npz"), _numpy),

@@ -10,6 +10,7 @@ from medinv.data.bart import read_bart_kspace
 from medinv.data.dicom import read_dicom
 from medinv.data.fastmri import read_fastmri
 from medinv.data.ismrmrd import is_ismrmrd, read_ismrmrd
+from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.kspace import KSpace
 from medinv.data.nifti import read_nifti
 from medinv.data.noncartesian import NonCartesianKSpace
@@ -22,7 +23,7 @@ _ARRAYS = (".npy", ".npz", ".mat")
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A volume from a NIfTI file, or from a DICOM folder, zip or file.
+    """A volume from NIfTI, NRRD or MetaImage, or from a DICOM folder, zip or file.
 
     Raises:
         DataError: what the reader of this kind raises.
@@ -31,8 +32,10 @@ def read_volume(path: str | Path) -> Volume:
     Traceback (most recent call last):
     medinv.errors.DataError: nothing.nii.gz: expected a NIfTI file, found no file; check the path
     """
-    is_nifti = Path(path).name.lower().endswith((".nii", ".nii.gz"))
-    return read_nifti(path) if is_nifti else read_dicom(path)
+    name = Path(path).name.lower()
+    if name.endswith(SUFFIXES):
+        return read_itk(path)
+    return read_nifti(path) if name.endswith((".nii", ".nii.gz")) else read_dicom(path)
 
 
 def read_kspace(
