@@ -71,11 +71,15 @@ def reconstruct(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run into this output was stopped.")
     ] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Choose the solver's weights on held-out measurements.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Reconstruct a volume as a recipe says; a killed run continues with --resume."""
     if (recipe is None) == (recipe_option is None):
         raise typer.BadParameter("expected one recipe, as an argument or as --recipe")
+    overrides = [*(overrides or ()), *(["auto=true"] if auto else ())]
     _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume)
 
 

@@ -41,7 +41,7 @@ def snapshots_of(folder: Path, recipe: ReconstructRecipe, measured: Measured,
     hashed = hashlib.sha256(facts.encode())
     for tensor in _tensors(measured, prior):
         hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return Snapshots(folder, hashed.hexdigest(), MINUTES)
 
 

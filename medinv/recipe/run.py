@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import torch
@@ -17,6 +18,7 @@ from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
 from medinv.priors.batches import limit_chunks
 from medinv.recipe import ct, ct_file, mri, thick_slices
+from medinv.recipe.auto import choose
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.plan import Plan, plan
@@ -167,7 +169,7 @@ def run_recipe(
     snapshots = None
     if unfinished is not None:
         snapshots = snapshots_of(unfinished, recipe, measured, prior)
-    _prepare(recipe, measured, prior, snapshots, report)
+    recipe, measured = _prepare(recipe, measured, prior, snapshots, report)
     task = _Task(measured, prior, report, snapshots)
     methods = {
         settings.title: task.solve(settings, recipe.seed, settings.title)
@@ -268,18 +270,40 @@ def _problem(recipe: ReconstructRecipe,
 
 
 def _prepare(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None,
-             snapshots: Snapshots | None, report: OnProgress) -> None:
-    """Plan the run and say what it will cost; one that goes on keeps the batch that it had."""
+             snapshots: Snapshots | None,
+             report: OnProgress) -> tuple[ReconstructRecipe, Measured]:
+    """Choose the weights, plan the run and say what it will cost.
+
+    A run that goes on keeps the weights and the batch that it had.
+
+    Returns:
+        The recipe with its weights, and the measurement with what was chosen among its facts.
+    """
     known = None if snapshots is None else snapshots.load("run")
     if known is None:
+        known = dict[str, Any](auto=None)
+        if recipe.auto:
+            report(Progress("choosing weights on held-out data", 0, None))
+            choice = choose(recipe.solver, measured, prior, recipe.seed)
+            report(Progress(str(choice), 0, None))
+            known["auto"] = {"solver": choice.solver.model_dump(), "weights": choice.weights,
+                             "scores": choice.scores}
+            recipe = recipe.model_copy(update={"solver": choice.solver})
         report(Progress("planning", 0, None))
         cost = plan(recipe, measured, prior)
         report(Progress(str(cost), 0, None))
-        known = {"batch": cost.batch}
+        known["batch"] = cost.batch
         if snapshots is not None:
             snapshots.save("run", known)
     if prior is not None:
         limit_chunks(prior, known["batch"])
+    auto = known["auto"]
+    if auto is None:
+        return recipe, measured
+    solver = SolverSettings.model_validate(auto["solver"])
+    facts = {"weights": auto["weights"], "held-out residual / noise": auto["scores"]}
+    return (recipe.model_copy(update={"solver": solver}),
+            replace(measured, facts={**measured.facts, "auto": facts}))
 
 
 def plan_recipe(recipe: ReconstructRecipe, input: str | Path | None = None) -> Plan:  # noqa: A002

@@ -369,6 +369,9 @@ class ReconstructRecipe(_Strict):
         None, description="what a prior that takes prompts is told; it is told nothing if null"
     )
     solver: SolverSettings
+    auto: bool = Field(
+        False, description="choose the solver's weights by rules and a search on held-out data"
+    )
     baselines: tuple[SolverSettings, ...] = ()
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
     seed: int = Field(0, ge=0)
