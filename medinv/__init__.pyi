@@ -5,6 +5,7 @@ from .data import load_volume as load_volume
 from .data import read_kspace as read_kspace
 from .guidance import Adaptation as Adaptation
 from .operators import CartesianMRI as CartesianMRI
+from .operators import ConeBeam as ConeBeam
 from .operators import FanBeam as FanBeam
 from .operators import ParallelBeam as ParallelBeam
 from .priors import ProductPrior as ProductPrior

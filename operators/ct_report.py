@@ -60,7 +60,8 @@ def _edge_distance(geometry: CTGeometry) -> Tensor:
     source = geometry.sources[:, None, :2]
     ray = column_places(geometry, edges)[..., :2] - source
     area = source[..., 0] * ray[..., 1] - source[..., 1] * ray[..., 0]
-    return (area.abs() / torch.linalg.vector_norm(ray, dim=-1)).amax(1)
+    distances: Tensor = area.abs() / torch.linalg.vector_norm(ray, dim=-1)
+    return distances.amax(1)
 
 
 def findings(geometry: CTGeometry) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple, no_type_check
 
 import numba
@@ -26,6 +27,9 @@ from medinv.operators.ct_geometry import CTGeometry
 _Array = NDArray[Any]
 _MARGIN = 1e-6  # voxels; far above rounding, so that the unchecked loop stays inside
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+_inlined = numba.njit(inline="always", error_model="numpy")
+_Triple = tuple[float, float, float]
+_Corner = tuple[int, int, int]
 
 
 class Rays(NamedTuple):
@@ -41,8 +45,8 @@ class Rays(NamedTuple):
     directions: _Array
     direction_rows: _Array
     start: float
-    sizes: _Array
-    voxel_mm: _Array
+    sizes: _Corner
+    voxel_mm: _Triple
 
 
 class Path(NamedTuple):
@@ -101,16 +105,18 @@ def _run(task: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> Non
             pass
 
 
-def _blocks(sizes: _Array, n: int) -> list[tuple[_Array, _Array]]:
+def _blocks(sizes: _Corner, n: int) -> list[tuple[_Corner, _Corner]]:
     """The volume in up to ``n`` boxes ``[low, high)``, cut along z, or y where z is short."""
-    axis = 2 if sizes[2] >= n else 1
-    edges = np.unique(np.linspace(0, sizes[axis], n + 1).astype(int))
-    boxes = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        low, high = np.zeros_like(sizes), sizes.copy()
-        low[axis], high[axis] = start, stop
-        boxes.append((low, high))
-    return boxes
+    x, y, z = sizes
+    if z >= n:
+        return [((0, 0, low), (x, y, high)) for low, high in _cuts(z, n)]
+    return [((0, low, 0), (x, high, z)) for low, high in _cuts(y, n)]
+
+
+def _cuts(size: int, n: int) -> list[tuple[int, int]]:
+    """``range(size)`` in up to ``n`` parts, ``[low, high)`` each."""
+    edges = [size * k // n for k in range(n + 1)]
+    return [(low, high) for low, high in pairwise(edges) if low < high]
 
 
 def _rays(geometry: CTGeometry) -> Rays:
@@ -123,14 +129,20 @@ def _rays(geometry: CTGeometry) -> Rays:
         origins, origin_rows, directions, direction_rows = places, rows, sources, none
     else:
         origins, origin_rows, directions, direction_rows = sources, none, places - sources, rows
-    voxel = torch.tensor(geometry.voxel_mm[::-1], dtype=torch.float64)
-    sizes = torch.tensor(geometry.shape[::-1])
-    return Rays((origins / voxel + (sizes - 1) / 2).numpy(), (origin_rows / voxel).numpy(),
+    z, y, x = (float(mm) for mm in geometry.voxel_mm)
+    nz, ny, nx = geometry.shape
+    voxel = torch.tensor([x, y, z], dtype=torch.float64)
+    middle = (torch.tensor([nx, ny, nz], dtype=torch.float64) - 1) / 2
+    return Rays((origins / voxel + middle).numpy(), (origin_rows / voxel).numpy(),
                 (directions / voxel).numpy(), (direction_rows / voxel).numpy(),
-                -math.inf if geometry.parallel else 0.0, sizes.numpy(), voxel.numpy())
+                -math.inf if geometry.parallel else 0.0, (nx, ny, nz), (x, y, z))
 
 
-@no_type_check  # here and below: numba compiles functions as they stand, without run-time checks
+# numba compiles what follows as it stands, hence @no_type_check: no run-time checks around it.
+# Per ray, functions take numbers; an array would have its references counted, by all threads.
+
+
+@no_type_check
 @_compiled
 def _steps(first: int, last: int, offset: float, slope: float, low: float,
            high: float) -> tuple[int, int]:
@@ -145,92 +157,107 @@ def _steps(first: int, last: int, offset: float, slope: float, low: float,
 
 @no_type_check
 @_compiled
-def _axes(x: float, y: float, z: float) -> tuple[int, int, int]:
+def _axes(direction: _Triple) -> tuple[int, int, int]:
     """The steepest axis of a direction, then the others."""
-    if abs(x) >= abs(y) and abs(x) >= abs(z):
+    x, y, z = abs(direction[0]), abs(direction[1]), abs(direction[2])
+    if x >= y and x >= z:
         return 0, 1, 2
-    if abs(y) >= abs(z):
+    if y >= z:
         return 1, 0, 2
     return 2, 0, 1
 
 
 @no_type_check
+@_inlined
+def _ray(rays: Rays, view: int, row: int, col: int) -> tuple[_Triple, _Triple]:
+    """Origin and direction of a ray."""
+    o, d = rays.origins[view, col], rays.directions[view, col]
+    u, e = rays.origin_rows[view], rays.direction_rows[view]
+    return ((o[0] + row * u[0], o[1] + row * u[1], o[2] + row * u[2]),
+            (d[0] + row * e[0], d[1] + row * e[1], d[2] + row * e[2]))
+
+
+@no_type_check
 @_compiled
-def _path(rays: Rays, view: int, row: int, col: int, low: _Array, high: _Array) -> Path:
+def _path(origin: _Triple, direction: _Triple, start: float, voxel_mm: _Triple, low: _Corner,
+          high: _Corner) -> Path:
     """The path of a ray through the box ``[low, high)``."""
-    x = rays.directions[view, col, 0] + row * rays.direction_rows[view, 0]
-    y = rays.directions[view, col, 1] + row * rays.direction_rows[view, 1]
-    z = rays.directions[view, col, 2] + row * rays.direction_rows[view, 2]
-    m, a, b = _axes(x, y, z)
-    direction = (x, y, z)
-    dm = direction[m]
-    slope_a, slope_b = direction[a] / dm, direction[b] / dm
-    origin = rays.origins[view, col, m] + row * rays.origin_rows[view, m]
-    offset_a = (rays.origins[view, col, a] + row * rays.origin_rows[view, a]) - origin * slope_a
-    offset_b = (rays.origins[view, col, b] + row * rays.origin_rows[view, b]) - origin * slope_b
-    length = math.sqrt((x * rays.voxel_mm[0])**2 + (y * rays.voxel_mm[1])**2
-                       + (z * rays.voxel_mm[2])**2)
-    first, last = _steps(low[m], high[m], -origin / dm, 1 / dm, rays.start, math.inf)
+    m, a, b = _axes(direction)
+    per_step = 1 / direction[m]
+    slope_a, slope_b = direction[a] * per_step, direction[b] * per_step
+    offset_a, offset_b = origin[a] - origin[m] * slope_a, origin[b] - origin[m] * slope_b
+    first, last = _steps(low[m], high[m], -origin[m] * per_step, per_step, start, math.inf)
     first, last = _steps(first, last, offset_a, slope_a, low[a] - 1 - _MARGIN, high[a] + _MARGIN)
     first, last = _steps(first, last, offset_b, slope_b, low[b] - 1 - _MARGIN, high[b] + _MARGIN)
     begin, end = _steps(first, last, offset_a, slope_a, low[a] + _MARGIN, high[a] - 1 - _MARGIN)
     begin, end = _steps(begin, end, offset_b, slope_b, low[b] + _MARGIN, high[b] - 1 - _MARGIN)
-    return Path(m, a, b, length / abs(dm), offset_a, slope_a, offset_b, slope_b, first, begin, end,
-                last)
+    length = math.sqrt((direction[0] * voxel_mm[0])**2 + (direction[1] * voxel_mm[1])**2
+                       + (direction[2] * voxel_mm[2])**2)
+    return Path(m, a, b, length * abs(per_step), offset_a, slope_a, offset_b, slope_b, first,
+                begin, end, last)
 
 
 @no_type_check
 @_compiled
 def _forward(x: _Array, rays: Rays, first_view: int, y: _Array) -> None:
     """Line integrals of the flat volume ``x`` into ``y`` ``(view, row, col)``."""
+    real = x.dtype.type
     strides = (1, rays.sizes[0], rays.sizes[0] * rays.sizes[1])
-    low, high = np.zeros_like(rays.sizes), rays.sizes
+    low, high = (0, 0, 0), rays.sizes
     for v in range(y.shape[0]):
         for r in range(y.shape[1]):
             for c in range(y.shape[2]):
-                p = _path(rays, first_view + v, r, c, low, high)
+                origin, direction = _ray(rays, first_view + v, r, c)
+                p = _path(origin, direction, rays.start, rays.voxel_mm, low, high)
                 sm, sa, sb = strides[p.m], strides[p.a], strides[p.b]
+                to_a, to_b = np.uintp(sa), np.uintp(sb)
                 oa, ga, ob, gb = p.offset_a, p.slope_a, p.offset_b, p.slope_b
                 total = _edge_sum(x, p, strides, low, high, p.first, p.begin)
                 for i in range(p.begin, p.end):
                     at_a, at_b = oa + ga * i, ob + gb * i
                     ia, ib = int(at_a), int(at_b)
-                    wa, wb = at_a - ia, at_b - ib
-                    k = i * sm + ia * sa + ib * sb
-                    total += ((1 - wb) * ((1 - wa) * x[k] + wa * x[k + sa])
-                              + wb * ((1 - wa) * x[k + sb] + wa * x[k + sa + sb]))
+                    wa, wb = real(at_a - ia), real(at_b - ib)
+                    k = np.uintp(i * sm + ia * sa + ib * sb)
+                    near = x[k] + wa * (x[k + to_a] - x[k])
+                    far = x[k + to_b] + wa * (x[k + to_a + to_b] - x[k + to_b])
+                    total += near + wb * (far - near)
                 total += _edge_sum(x, p, strides, low, high, p.end, p.last)
                 y[v, r, c] = p.step_mm * total
 
 
 @no_type_check
 @_compiled
-def _adjoint(x: _Array, rays: Rays, low: _Array, high: _Array, y: _Array) -> None:
+def _adjoint(x: _Array, rays: Rays, low: _Corner, high: _Corner, y: _Array) -> None:
     """Add the transpose of `_forward` to the voxels of ``x`` in the box ``[low, high)``."""
+    real = x.dtype.type
     strides = (1, rays.sizes[0], rays.sizes[0] * rays.sizes[1])
     for v in range(y.shape[0]):
         for r in range(y.shape[1]):
             for c in range(y.shape[2]):
-                p = _path(rays, v, r, c, low, high)
+                origin, direction = _ray(rays, v, r, c)
+                p = _path(origin, direction, rays.start, rays.voxel_mm, low, high)
                 sm, sa, sb = strides[p.m], strides[p.a], strides[p.b]
+                to_a, to_b = np.uintp(sa), np.uintp(sb)
                 oa, ga, ob, gb = p.offset_a, p.slope_a, p.offset_b, p.slope_b
-                value = p.step_mm * y[v, r, c]
+                value = real(p.step_mm * y[v, r, c])
                 _edge_add(x, p, strides, low, high, p.first, p.begin, value)
                 for i in range(p.begin, p.end):
                     at_a, at_b = oa + ga * i, ob + gb * i
                     ia, ib = int(at_a), int(at_b)
-                    wa, wb = at_a - ia, at_b - ib
-                    k = i * sm + ia * sa + ib * sb
-                    x[k] += (1 - wb) * (1 - wa) * value
-                    x[k + sa] += (1 - wb) * wa * value
-                    x[k + sb] += wb * (1 - wa) * value
-                    x[k + sa + sb] += wb * wa * value
+                    wa, wb = real(at_a - ia), real(at_b - ib)
+                    k = np.uintp(i * sm + ia * sa + ib * sb)
+                    far = wb * value
+                    near = value - far
+                    x[k] += near - wa * near
+                    x[k + to_a] += wa * near
+                    x[k + to_b] += far - wa * far
+                    x[k + to_a + to_b] += wa * far
                 _edge_add(x, p, strides, low, high, p.end, p.last, value)
 
 
 @no_type_check
 @_compiled
-def _edge_sum(x: _Array, p: Path, strides: tuple[int, int, int], low: _Array, high: _Array,
+def _edge_sum(x: _Array, p: Path, strides: tuple[int, int, int], low: _Corner, high: _Corner,
               first: int, last: int) -> float:
     """The sum over steps ``[first, last)``, some of whose neighbours are outside the box."""
     total = 0.0
@@ -246,13 +273,19 @@ def _edge_sum(x: _Array, p: Path, strides: tuple[int, int, int], low: _Array, hi
 
 @no_type_check
 @_compiled
-def _edge_add(x: _Array, p: Path, strides: tuple[int, int, int], low: _Array, high: _Array,
+def _edge_add(x: _Array, p: Path, strides: tuple[int, int, int], low: _Corner, high: _Corner,
               first: int, last: int, value: float) -> None:
     """The transpose of `_edge_sum`."""
+    real = x.dtype.type
     for i in range(first, last):
         at_a, at_b = p.offset_a + p.slope_a * i, p.offset_b + p.slope_b * i
-        for ia in range(math.floor(at_a), math.floor(at_a) + 2):
-            for ib in range(math.floor(at_b), math.floor(at_b) + 2):
-                if low[p.a] <= ia < high[p.a] and low[p.b] <= ib < high[p.b]:
-                    weight = (1 - abs(at_a - ia)) * (1 - abs(at_b - ib))
-                    x[i * strides[p.m] + ia * strides[p.a] + ib * strides[p.b]] += weight * value
+        ia, ib = math.floor(at_a), math.floor(at_b)
+        wa, wb = real(at_a - ia), real(at_b - ib)
+        far = wb * value
+        near = value - far
+        shares = ((near - wa * near, far - wa * far), (wa * near, wa * far))
+        for ja in range(2):
+            for jb in range(2):
+                a, b = ia + ja, ib + jb
+                if low[p.a] <= a < high[p.a] and low[p.b] <= b < high[p.b]:
+                    x[i * strides[p.m] + a * strides[p.a] + b * strides[p.b]] += shares[ja][jb]
