@@ -110,12 +110,12 @@ class NetworkPrior(Prior):
 
     def _in_parts(self, images: Tensor, sigmas: Tensor, contexts: Tensor | None) -> Tensor:
         """Images (b, y, x), ``chunk`` at a time."""
-        given = None if contexts is None else contexts.split(self.chunk)
+        given = None if contexts is None else torch.split(contexts, self.chunk)
         return torch.cat([
             from_channels(self.denoise(to_channels(part), sigma,
                                        None if given is None else given[i]), self.dtype)
             for i, (part, sigma) in enumerate(zip(
-                images.split(self.chunk), sigmas.split(self.chunk), strict=True))
+                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True))
         ])
 
 

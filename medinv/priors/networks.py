@@ -104,10 +104,11 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         _zero(self.head)
         if context:
-            self.describe = nn.Sequential(nn.Linear(context, embedding, bias=False), nn.SiLU(),
-                                          nn.Linear(embedding, embedding, bias=False))
-            nn.init.normal_(self.describe[0].weight, std=4 / context**0.5)  # prompts are alike
-            _zero(self.describe[-1])
+            first = nn.Linear(context, embedding, bias=False)
+            nn.init.normal_(first.weight, std=4 / context**0.5)  # vectors of prompts are alike
+            last = nn.Linear(embedding, embedding, bias=False)
+            _zero(last)
+            self.describe = nn.Sequential(first, nn.SiLU(), last)
 
     def forward(self, x: Float[Tensor, "b c_in y x"], noise: Float[Tensor, " b"],
                 context: Float[Tensor, "b n"] | None = None) -> Float[Tensor, "b c_out y x"]:

@@ -8,6 +8,7 @@ mean square, and the empty prompt is the zero vector, which a `UNet` treats as n
 
 from __future__ import annotations
 
+import importlib
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -214,21 +215,24 @@ class CLIPText(TextEncoder):
     def __init__(self, source: str | Path = "openai/clip-vit-large-patch14") -> None:
         super().__init__()
         try:
-            from transformers import CLIPTextModel, CLIPTokenizerFast
+            transformers = importlib.import_module("transformers")
         except ImportError as error:
             raise DependencyError("CLIPText: needs the package transformers; pip install "
                                   "transformers, or use MiniLM, which needs none") from error
         try:
-            self.tokenizer = CLIPTokenizerFast.from_pretrained(source, local_files_only=True)
-            self.model = CLIPTextModel.from_pretrained(source, local_files_only=True).eval()
+            tokenizer = transformers.CLIPTokenizerFast.from_pretrained(
+                source, local_files_only=True)
+            model = transformers.CLIPTextModel.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"CLIPText: no weights of {str(source)!r} are on this machine; "
                                   "download them first and pass their folder, or use MiniLM "
                                   f"({error})") from error
-        self.size = int(self.model.config.hidden_size)
+        self.tokenizer, self.model = tokenizer, model.eval()
+        self.size = int(model.config.hidden_size)
 
     def encode(self, prompt: str) -> Tensor:
-        """The pooled vector (size,) of at most 77 tokens."""
-        tokens = self.tokenizer(prompt, truncation=True, return_tensors="pt")
+        """The pooled vector (size,) of as many tokens as the model has room for (77)."""
+        room = self.model.config.max_position_embeddings
+        tokens = self.tokenizer(prompt, truncation=True, max_length=room, return_tensors="pt")
         pooled: Tensor = self.model(**tokens).pooler_output[0]
         return pooled

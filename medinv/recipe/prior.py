@@ -79,7 +79,7 @@ def condition(prior: Prior, context: Context, measured: Measured) -> ContextPrio
         DownloadError: its text encoder could not be fetched.
     """
     encoder = prior.text_encoder if isinstance(prior, NetworkPrior) else None
-    if encoder not in ("minilm", "clip"):
+    if encoder is None:
         raise CheckpointError("context: the recipe's prior takes no prompts; choose one whose "
                               "card has a text_encoder, such as brain-mr-context-2d, or leave "
                               "out `context`")

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medinv.data.slices import Plane
 from medinv.training.contrasts import Contrast
 
-TextEncoderName = Literal["minilm", "clip"]
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +52,7 @@ class Prompts(_Strict):
     random, so that the network also knows what to do without.
     """
 
-    encoder: TextEncoderName = Field("minilm", description="from prompts to vectors")
+    encoder: Literal["minilm", "clip"] = Field("minilm", description="from prompts to vectors")
     anatomy: str = Field("brain", description="of all images")
     contrasts: tuple[Contrast, ...] = Field(("T1w",), min_length=1, description="drawn equally; "
                                             "those but T1w are simulated")

@@ -9,26 +9,32 @@ from torch import Generator, Tensor
 
 from medinv.data import Metadata, load_manifest
 from medinv.data.prompts import slice_prompt
+from medinv.errors import CheckpointError
 from medinv.priors.text import CLIPText, MiniLM, TextEncoder
-from medinv.training.config import Prompts, TextEncoderName
+from medinv.training.config import Prompts
 from medinv.training.contrasts import Contrast, simulated_contrast
 from medinv.training.images import Examples, ImageSampler
 from medinv.training.sources import Place
 
 
-def load_encoder(name: TextEncoderName) -> TextEncoder:
+def load_encoder(name: str) -> TextEncoder:
     """The text encoder of that name; MiniLM is downloaded once.
 
     Raises:
         DownloadError: MiniLM could not be fetched.
         DependencyError: CLIP needs a package that is absent.
-        CheckpointError: CLIP's weights are not on this machine.
+        CheckpointError: no such encoder, or CLIP's weights are not on this machine.
 
     Example:
         >>> load_encoder("minilm").size  # doctest: +SKIP
         384
     """
-    return CLIPText() if name == "clip" else MiniLM(**load_manifest("minilm-l6-v2").fetch())
+    if name == "clip":
+        return CLIPText()
+    if name == "minilm":
+        files = load_manifest("minilm-l6-v2").fetch()
+        return MiniLM(files["weights"], files["vocabulary"])
+    raise CheckpointError(f"no text encoder is called {name!r}; expected minilm or clip")
 
 
 class PromptSampler:
