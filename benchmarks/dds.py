@@ -3,8 +3,8 @@
     python benchmarks/dds.py --slices 64 --size 128 --steps 50 --views 30
 
 Time: the shipped CT prior, with every call of it timed. Memory: the most bytes of tensors alive at
-once, from torch's own allocation events, with a prior that is one multiplication, so that what is
-counted is the solver and the operator (the sparse matrix exists before and is not counted).
+once, with a prior that is one multiplication, so that what is counted is the solver and the
+operator (the sparse matrix exists before and is not counted).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from medinv.operators import ParallelBeam
 from medinv.priors import IntensityScale, Prior, load_prior
+from medinv.resources import TensorCount
 from medinv.solvers import DDS
 
 
@@ -48,16 +48,6 @@ class Shrink(Prior):
         return x / (1 + float(sigma) ** 2)
 
 
-def peak_bytes(events: list[object]) -> int:
-    """Highest running sum of allocations and frees."""
-    alive = peak = 0
-    for event in events:
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return peak
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slices", type=int, default=64)
@@ -74,9 +64,9 @@ def main() -> None:
         "slices independent": DDS(steps=args.steps, gamma=None),
         "total variation along z": DDS(steps=args.steps, gamma=None, z_weight=3e-4, rho=0.01),
     }.items():
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        with TensorCount() as count:
             DDS(**{**solver.__dict__, "steps": 3})(y, A, Shrink())
-        volumes = peak_bytes(events.profiler.kineto_results.events()) / (x.numel() * 4)
+        volumes = count.peak_bytes / (x.numel() * 4)
         prior = Timed(load_prior("chest-ct-2d"))
         start = time.perf_counter()
         solver(y, A, prior)
