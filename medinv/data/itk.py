@@ -7,6 +7,7 @@ read: a header that points to another file (``.nhdr``, ``.mhd``, ``data file:``)
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def read_itk(path: str | Path) -> Volume:
 def _open(path: Path) -> tuple[Any, Any]:
     """A reader that has read the header, and the module."""
     try:
-        import SimpleITK as itk
+        itk: Any = import_module("SimpleITK")
     except ImportError as error:
         raise DependencyError(f"{path}: SimpleITK reads {', '.join(SUFFIXES)} and is not "
                               'installed; pip install "medinv[itk]"') from error

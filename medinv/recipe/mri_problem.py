@@ -220,8 +220,8 @@ def _partitions(kspace: NonCartesianKSpace) -> Tensor | None:
     number = kz[:, 0].round()
     if bool(((kz - number[:, None]).abs() > _ROUNDING).any()):
         return None
-    numbers, counts = number.unique(return_counts=True)
-    if len(numbers) < 2 or bool((counts != counts[0]).any()):
+    numbers, counts = np.unique(number.numpy(), return_counts=True)
+    if len(numbers) < 2 or (counts != counts[0]).any():
         return None
     ends = (kspace.trajectory[:, -1, 1:] / _ROUNDING).round()
     order = np.lexsort((ends[:, 1].numpy(), ends[:, 0].numpy(), number.numpy()))
