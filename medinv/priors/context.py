@@ -106,7 +106,7 @@ def conditioned(prior: Prior, prompts: str | Sequence[str], encoder: TextEncoder
         >>> from medinv.data import load_manifest
         >>> from medinv.priors import MiniLM, load_prior
         >>> encoder = MiniLM(**load_manifest("minilm-l6-v2").fetch())  # doctest: +SKIP
-        >>> prior = load_prior("brain-mr-context-2d")  # doctest: +SKIP
+        >>> prior = load_prior("told.safetensors")  # doctest: +SKIP
         >>> prior = conditioned(prior, "brain, T2w, axial", encoder)  # doctest: +SKIP
     """
     if not isinstance(prior, NetworkPrior) or prior.text_encoder != encoder.name:

@@ -81,7 +81,6 @@ def condition(prior: Prior, context: Context, measured: Measured) -> ContextPrio
     encoder = prior.text_encoder if isinstance(prior, NetworkPrior) else None
     if encoder is None:
         raise CheckpointError("context: the recipe's prior takes no prompts; choose one whose "
-                              "card has a text_encoder, such as brain-mr-context-2d, or leave "
-                              "out `context`")
+                              "card has a text_encoder, or leave out `context`")
     volume = measured.to_volume(measured.A.adjoint(measured.y))
     return conditioned(prior, told(context, volume), load_encoder(encoder), context.weight)
