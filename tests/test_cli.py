@@ -51,8 +51,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert min(float(line.split()[1]) for line in lines) < 1.0  # the target of the command line
 
 
-COMMANDS = ["demo", "reconstruct", "plan", "train", "evaluate", "check-operator", "solvers", "priors",
-            "recipes list", "recipes show", "recipes schema", "data list", "data show",
+COMMANDS = ["demo", "reconstruct", "plan", "train", "evaluate", "check-operator", "solvers",
+            "priors", "recipes list", "recipes show", "recipes schema", "data list", "data show",
             "data fetch"]
 
 
