@@ -13,9 +13,9 @@ import argparse
 import importlib.metadata
 import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from medinv.operators import ConeBeam
 
 SIZE, VIEWS, DETECTOR = 128, 90, 160
 
-Run = Callable[[], object]
+Run = Callable[[], Tensor]
 
 
 def scan(size: int, views: int, detector: int) -> ConeBeam:
@@ -40,6 +40,13 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
+def blob(A: ConeBeam) -> Tensor:
+    """A smooth object off the centre, on which all implementations of Joseph's rule agree."""
+    z, y, x = (torch.arange(n) / n - 0.5 for n in A.domain.shape)
+    squares = (z - 0.1)[:, None, None] ** 2 + (y + 0.1)[:, None] ** 2 + (x - 0.2) ** 2
+    return torch.exp(-squares / 0.02)
+
+
 def pair(A: ConeBeam, x: Tensor, y: Tensor) -> tuple[Run, Run]:
     return lambda: A(x), lambda: A.adjoint(y)
 
@@ -49,7 +56,7 @@ def rtk_is_installed() -> bool:
 
 
 def rtk_pair(A: ConeBeam, x: Tensor, y: Tensor) -> tuple[Run, Run]:
-    """ITK-RTK's Joseph projectors on the same scan (its axes are x, z, y)."""
+    """ITK-RTK's Joseph projectors on the same scan; it rotates around y, and its z is our -y."""
     import itk
     from itk import RTK as rtk
 
@@ -59,25 +66,29 @@ def rtk_pair(A: ConeBeam, x: Tensor, y: Tensor) -> tuple[Run, Run]:
     geometry = rtk.ThreeDCircularProjectionGeometry.New()
     for angle in g.angles.tolist():
         geometry.AddProjection(source, detector, math.degrees(angle))
-    volume = rtk_image(itk, x, 1.0, size)
+    volume = rtk_image(itk, x.flip(1).transpose(0, 1).contiguous(), 1.0, size)
     projections = rtk_image(itk, y, float(g.col_axes[0].norm()), g.n_cols)
+    no_volume = rtk_image(itk, torch.zeros_like(x), 1.0, size)  # the filters add to what they get
+    nothing = rtk_image(itk, torch.zeros_like(y), float(g.col_axes[0].norm()), g.n_cols)
     kind = itk.Image[itk.F, 3]
 
-    def forward() -> None:
+    def forward() -> Tensor:
         run = rtk.JosephForwardProjectionImageFilter[kind, kind].New()
-        run.SetInput(0, projections)
+        run.SetInput(0, nothing)
         run.SetInput(1, volume)
         run.SetGeometry(geometry)
         run.InPlaceOff()  # keeps its inputs
         run.Update()
+        return torch.from_numpy(itk.array_view_from_image(run.GetOutput())).clone()
 
-    def adjoint() -> None:
+    def adjoint() -> Tensor:
         run = rtk.JosephBackProjectionImageFilter[kind, kind].New()
-        run.SetInput(0, volume)
+        run.SetInput(0, no_volume)
         run.SetInput(1, projections)
         run.SetGeometry(geometry)
         run.InPlaceOff()  # keeps its inputs
         run.Update()
+        return torch.from_numpy(itk.array_view_from_image(run.GetOutput())).clone()
 
     return forward, adjoint
 
@@ -92,7 +103,7 @@ def rtk_image(itk: object, values: Tensor, spacing: float, n: int) -> object:
 
 def speed(repeats: int, threads: int) -> None:
     A = scan(SIZE, VIEWS, DETECTOR)
-    x, y = torch.rand(A.domain.shape), torch.rand(A.codomain.shape)
+    x, y = blob(A), torch.rand(A.codomain.shape)
     sides = {"medinv": pair(A, x, y)}
     if rtk_is_installed():
         import itk
@@ -110,10 +121,24 @@ def speed(repeats: int, threads: int) -> None:
             best[name] = [min(b, seconds(run)) for b, run in zip(best[name], runs, strict=True)]
     for name, (forward, adjoint) in best.items():
         print(f"| {name} | {forward:.2f} s | {adjoint:.2f} s |")
+    results = [runs[0]() for runs in sides.values()]
+    for result in results[1:]:
+        difference = float((result - results[0]).norm() / results[0].norm())
+        print(f"\nDifference of the projections of a smooth object: {difference:.1e}")
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def growth_mib(run: Run) -> float:
+    """Growth of the resident memory's peak during a call (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = status_mib("VmRSS")
+    run()
+    return status_mib("VmHWM") - before
+
+
+def status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(name))
+    return int(line.split()[1]) / 1024
 
 
 def measure_memory(queue: multiprocessing.Queue[tuple[float, float]], threads: int) -> None:
@@ -122,12 +147,8 @@ def measure_memory(queue: multiprocessing.Queue[tuple[float, float]], threads: i
     small.adjoint(small(torch.zeros(small.domain.shape)))  # compiled and imported
     A = scan(256, 8, 256)
     x, y = torch.rand(A.domain.shape), torch.rand(A.codomain.shape)
-    before = peak_mib()
-    A(x)
-    forward = peak_mib() - before - y.nbytes / 2**20
-    before = peak_mib()
-    A.adjoint(y)
-    queue.put((forward, peak_mib() - before - x.nbytes / 2**20))
+    forward, adjoint = (growth_mib(run) for run in pair(A, x, y))
+    queue.put((forward - y.nbytes / 2**20, adjoint - x.nbytes / 2**20))
 
 
 def memory(threads: int) -> None:
