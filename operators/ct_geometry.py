@@ -12,8 +12,9 @@ way; a short scan or a limited angle is nothing but its angles.
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,9 +117,11 @@ class CTGeometry:
 
     def views(self, index: Tensor) -> CTGeometry:
         """The geometry of the views ``index``, ``(n,)``, in that order."""
-        return replace(self, sources=self.sources[index], detectors=self.detectors[index],
-                       col_axes=self.col_axes[index], row_axes=self.row_axes[index],
-                       angles=None if self.angles is None else self.angles[index])
+        part = copy.copy(self)  # not made anew: some views of a helix may miss the volume
+        for name in ("sources", "detectors", "col_axes", "row_axes", "angles"):
+            values = getattr(self, name)
+            object.__setattr__(part, name, None if values is None else values[index])
+        return part
 
     def project(self, points: Tensor) -> Tensor:
         """Where points appear on the detector.
