@@ -218,7 +218,7 @@ def test_maps_of_another_coil_count(mri_recipe, tmp_path):
     np.save(tmp_path / "maps.npy", tiny.birdcage(6, (32, 32)).numpy())
     result = medinv("reconstruct", mri_recipe, "-o", tmp_path / "out",
                     "--set", f"measurement.maps={tmp_path}/maps.npy")
-    assert_user_error(result, "maps are (6, 32, 32) but k-space has (coil, ky, kx) = (4, 32, 32)")
+    assert_user_error(result, "maps are (6, 32, 32) but k-space needs (coil, *grid) = (4, 32, 32)")
 
 
 def test_unknown_recipe_field(mri_recipe):

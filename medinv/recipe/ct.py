@@ -18,8 +18,8 @@ from medinv.errors import DataError
 from medinv.operators.base import LinearOperator
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam
+from medinv.recipe.blocks import ConeScan, CTSimulated, FanScan
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
-from medinv.recipe.schema import ConeScan, CTSimulated, FanScan
 
 
 def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:

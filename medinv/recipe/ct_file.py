@@ -13,8 +13,8 @@ from medinv.data.sinogram import Sinogram
 from medinv.errors import DataError, InputError, ShapeError
 from medinv.operators.ct import ParallelBeam
 from medinv.operators.rotation_centre import find_rotation_centre
+from medinv.recipe.blocks import CTFile, ProjectionSource
 from medinv.recipe.measurement import Measured
-from medinv.recipe.schema import CTFile, ProjectionSource
 
 _ASSUMED = (
     "the projections do not say how the object or patient lay: axial slices, centred on the axis, "

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from medinv.data import Volume, block_mean, crop, load_volume, read_volume, shepp_logan
 from medinv.errors import DataError, DownloadError, MedinvWarning
 from medinv.operators.base import LinearOperator
-from medinv.recipe.schema import Interval, VolumeSource
+from medinv.recipe.blocks import Interval, VolumeSource
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from medinv.errors import DataError
 from medinv.operators.base import LinearOperator
 from medinv.operators.mri import CartesianMRI
 from medinv.operators.noncartesian import NonCartesianMRI
+from medinv.recipe.blocks import MRIFile, MRISimulated, Spiral, Spokes
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
 from medinv.recipe.mri_problem import density, make_problem, rms
 from medinv.recipe.mri_sampling import draw_mask, draw_trajectory
 from medinv.recipe.mri_scan import read_prepared
-from medinv.recipe.schema import MRIFile, MRISimulated, Spiral, Spokes
 
 _ASSUMED = (
     "raw k-space does not say how the patient lay: axial slices, centred, are assumed, and left "

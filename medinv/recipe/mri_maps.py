@@ -12,12 +12,7 @@ from medinv.operators.coils import espirit, jsense, low_resolution_maps, walsh
 from medinv.operators.density import pipe_menon
 from medinv.operators.kspace_grid import CentreCrop
 from medinv.operators.noncartesian import NonCartesianMRI
-from medinv.recipe.schema import (
-    ESPIRiTMaps,
-    LowResolutionMaps,
-    MapEstimate,
-    WalshMaps,
-)
+from medinv.recipe.blocks import ESPIRiTMaps, LowResolutionMaps, MapEstimate, WalshMaps
 
 _USUAL_WIDTH = 24
 _MARGIN = 8  # the fit at the border of the square lacks its neighbours beyond

@@ -24,11 +24,11 @@ from medinv.operators.density import pipe_menon, radial_ramp
 from medinv.operators.mri import CartesianMRI
 from medinv.operators.noncartesian import NonCartesianMRI, StackOfStars
 from medinv.operators.weighted import Weighted
+from medinv.recipe.blocks import Density, Interval, MRIFile
 from medinv.recipe.measurement import check_slices
 from medinv.recipe.mri_maps import cartesian_centre, estimate_maps
 from medinv.recipe.mri_noise import estimate_noise, estimate_trajectory_noise
 from medinv.recipe.mri_scan import Scan, is_volume
-from medinv.recipe.schema import Density, Interval, MRIFile
 
 _ROUNDING = 1e-3
 

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.operators import sampling, trajectories
-from medinv.recipe.schema import Caipirinha, Columns, PoissonDisc, Spiral, Spokes
+from medinv.recipe.blocks import Caipirinha, Columns, PoissonDisc, Spiral, Spokes
 
 _COLUMNS = {
     "random1d": sampling.random1d,

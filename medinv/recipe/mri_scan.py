@@ -11,9 +11,9 @@ from medinv.data import KSpace, NonCartesianKSpace, load_manifest, read_maps, re
 from medinv.data.kspace import centre
 from medinv.errors import DataError
 from medinv.operators.coil_data import CoilTransform, prewhitening_matrix, svd_compression
+from medinv.recipe.blocks import KSpaceSource, MRIFile
 from medinv.recipe.measurement import check_slices
 from medinv.recipe.mri_noise import corner_noise
-from medinv.recipe.schema import KSpaceSource, MRIFile
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,22 +19,22 @@ from medinv.priors import Prior
 from medinv.priors.batches import limit_chunks
 from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.auto import choose
-from medinv.recipe.load import load_reconstruct_recipe
-from medinv.recipe.measurement import Measured
-from medinv.recipe.plan import Plan, plan
-from medinv.recipe.prior import build_prior, condition
-from medinv.recipe.resume import Clock, snapshots_of
-from medinv.recipe.schema import (
+from medinv.recipe.blocks import (
     CTFile,
     CTSimulated,
     KSpaceSource,
     Measurement,
     MRIFile,
     ProjectionSource,
-    ReconstructRecipe,
     ThickSlices,
     VolumeSource,
 )
+from medinv.recipe.load import load_reconstruct_recipe
+from medinv.recipe.measurement import Measured
+from medinv.recipe.plan import Plan, plan
+from medinv.recipe.prior import build_prior, condition
+from medinv.recipe.resume import Clock, snapshots_of
+from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.resources import measure
 from medinv.solvers.snapshots import Snapshots

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from medinv.data import Volume, write_dicom
+from medinv.recipe.blocks import CTSimulated, MRISimulated, ThickSlices
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.measurement import Measured
-from medinv.recipe.schema import CTSimulated, MRISimulated, ReconstructRecipe, ThickSlices
+from medinv.recipe.schema import ReconstructRecipe
 
 
 def write_series(

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from medinv.data import Volume, crop, hu_to_mu, mu_to_hu, to_ras
 from medinv.errors import DataError
 from medinv.operators import SliceDownsampling
+from medinv.recipe.blocks import ThickSlices
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
-from medinv.recipe.schema import ThickSlices
 
 
 def measure(recipe: ThickSlices, path: Path | None, seed: int) -> Measured:
