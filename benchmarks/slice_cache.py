@@ -23,7 +23,7 @@ from monai.data import CacheDataset, PersistentDataset
 from monai.transforms import Transform
 from torch import Tensor
 
-from medinv.data.slices import PlaneOf, SliceStack
+from medinv.data.sets.slices import PlaneOf, SliceStack
 
 
 class Decode(Transform):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medinv.cli import app
 from medinv.data import read_dicom
 from tests import tiny
-from tests.data.dicom_phantom import MARKERS, UID_ROOT, Grid, save, slices
+from tests.data.dicom.dicom_phantom import MARKERS, UID_ROOT, Grid, save, slices
 
 SECRETS = [*MARKERS.values(), *MARKERS["PatientName"].split("^"), UID_ROOT, "10.999", "ACCESSION9",
            "DRMARKER"]

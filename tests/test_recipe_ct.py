@@ -14,7 +14,7 @@ from medinv.recipe.load import validate_recipe
 from medinv.recipe.run import measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from tests import tiny
-from tests.data.projection_files import Scanner, write_dxchange
+from tests.data.ct.projection_files import Scanner, write_dxchange
 
 DEGREES = np.arange(0.0, 180.0, 6.0)
 FAN = {"kind": "fan", "source_mm": 150, "detector_mm": 100, "columns": 60, "col_mm": 3.0}

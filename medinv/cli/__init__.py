@@ -175,7 +175,7 @@ def deidentify(
 
     Faces and text in the pixels stay: look at what you publish.
     """
-    from medinv.data.deidentify import deidentify
+    from medinv.data.dicom.deidentify import deidentify
 
     report = deidentify(source, output, salt=salt, allow_burned_in=allow_burned_in)
     for line in report.series:

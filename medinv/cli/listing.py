@@ -168,7 +168,7 @@ def check_data(
     Exits with 1 if any is.
     """
     from medinv.data import load_manifest
-    from medinv.data.check import check
+    from medinv.data.sets.check import check
 
     findings = check(load_manifest(name), root, full=full)
     for finding in findings:

@@ -1,26 +1,26 @@
 """Data coming in and volumes going out: containers, one reader per format, named data sets."""
 
-from medinv.data.arrays import read_array, read_array_kspace
-from medinv.data.bart import read_bart_kspace, read_cfl, write_cfl
+from medinv.data.ct.projections import read_sinogram
+from medinv.data.ct.sinogram import Sinogram
 from medinv.data.dicom import list_series, read_dicom, write_dicom
-from medinv.data.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
-from medinv.data.ismrmrd import read_ismrmrd
-from medinv.data.ismrmrd_image import write_ismrmrd_image
 from medinv.data.itk import read_itk
-from medinv.data.kspace import KSpace, measured_points
-from medinv.data.kspace_slices import KSpaceSlices
-from medinv.data.library import load_volume
-from medinv.data.manifests import Manifest, load_manifest, manifest_names
-from medinv.data.maps import read_maps
 from medinv.data.metadata import Metadata
+from medinv.data.mri.arrays import read_array, read_array_kspace
+from medinv.data.mri.bart import read_bart_kspace, read_cfl, write_cfl
+from medinv.data.mri.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
+from medinv.data.mri.ismrmrd import read_ismrmrd
+from medinv.data.mri.ismrmrd_image import write_ismrmrd_image
+from medinv.data.mri.kspace import KSpace, measured_points
+from medinv.data.mri.maps import read_maps
+from medinv.data.mri.noncartesian import NonCartesianKSpace
 from medinv.data.nifti import read_nifti, write_nifti
-from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.phantom import shepp_logan
-from medinv.data.projections import read_sinogram
 from medinv.data.readers import read_kspace, read_scan, read_volume
-from medinv.data.sinogram import Sinogram
-from medinv.data.slices import VolumeSlices
+from medinv.data.sets.kspace_slices import KSpaceSlices
+from medinv.data.sets.library import load_volume
+from medinv.data.sets.manifests import Manifest, load_manifest, manifest_names
+from medinv.data.sets.slices import VolumeSlices
 from medinv.data.units import MU_WATER, hu_to_mu, mu_to_hu
 from medinv.data.volume import Volume
 

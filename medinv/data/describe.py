@@ -10,16 +10,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from medinv.data.bart import cfl_sizes
+from medinv.data.ct.projections import read_sinogram
+from medinv.data.ct.projections_dicom import is_projection_dicom
+from medinv.data.ct.projections_yaml import GEOMETRY_FILE
 from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
-from medinv.data.fastmri import FastMRIFile
-from medinv.data.ismrmrd import is_ismrmrd
 from medinv.data.itk import SUFFIXES, read_itk
+from medinv.data.mri.bart import cfl_sizes
+from medinv.data.mri.fastmri import FastMRIFile
+from medinv.data.mri.ismrmrd import is_ismrmrd
 from medinv.data.nifti import read_nifti
-from medinv.data.projections import read_sinogram
-from medinv.data.projections_dicom import is_projection_dicom
-from medinv.data.projections_yaml import GEOMETRY_FILE
 from medinv.data.safety import open_hdf5
 from medinv.data.volume import Volume
 from medinv.errors import DataError, MedinvWarning
@@ -142,7 +142,7 @@ def _bart(path: Path) -> Facts:
 
 
 def _numpy(path: Path) -> Facts:
-    from medinv.data.arrays import read_array
+    from medinv.data.mri.arrays import read_array
 
     if path.suffix.lower() == ".npy":
         array = read_array(path).numpy()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medinv.data.arrays import read_array_kspace
-from medinv.data.bart import read_bart_kspace
 from medinv.data.dicom import read_dicom
-from medinv.data.fastmri import read_fastmri
-from medinv.data.ismrmrd import is_ismrmrd, read_ismrmrd
 from medinv.data.itk import SUFFIXES, read_itk
-from medinv.data.kspace import KSpace
+from medinv.data.mri.arrays import read_array_kspace
+from medinv.data.mri.bart import read_bart_kspace
+from medinv.data.mri.fastmri import read_fastmri
+from medinv.data.mri.ismrmrd import is_ismrmrd, read_ismrmrd
+from medinv.data.mri.kspace import KSpace
+from medinv.data.mri.noncartesian import NonCartesianKSpace
 from medinv.data.nifti import read_nifti
-from medinv.data.noncartesian import NonCartesianKSpace
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from medinv.data import Volume, load_manifest, mu_to_hu
-from medinv.data.projections import read_sinogram
-from medinv.data.sinogram import Sinogram
+from medinv.data.ct.projections import read_sinogram
+from medinv.data.ct.sinogram import Sinogram
 from medinv.errors import DataError, InputError, ShapeError
 from medinv.operators.ct import ParallelBeam
 from medinv.operators.rotation_centre import find_rotation_centre

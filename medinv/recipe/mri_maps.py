@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medinv.data.kspace import centre
+from medinv.data.mri.kspace import centre
 from medinv.operators import fourier
 from medinv.operators.base import Space
 from medinv.operators.coils import espirit, jsense, low_resolution_maps, walsh

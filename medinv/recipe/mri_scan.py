@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medinv.data import KSpace, NonCartesianKSpace, load_manifest, read_maps, read_scan
-from medinv.data.kspace import centre
+from medinv.data.mri.kspace import centre
 from medinv.errors import DataError
 from medinv.operators.coil_data import CoilTransform, prewhitening_matrix, svd_compression
 from medinv.recipe.blocks import KSpaceSource, MRIFile

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume
-from medinv.data.checksums import digest
+from medinv.data.sets.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior

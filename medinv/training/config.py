@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from medinv.data.slices import Plane
+from medinv.data.sets.slices import Plane
 from medinv.training.contrasts import Contrast
 
 

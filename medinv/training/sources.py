@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medinv.data.geometry import to_ras
-from medinv.data.manifests import Geometry, Manifest, Split, SubjectSplit, load_manifest
 from medinv.data.nifti import read_nifti
-from medinv.data.slices import PLANES, Plane, SliceStack
-from medinv.data.subjects import place, subject_files
+from medinv.data.sets.manifests import Geometry, Manifest, Split, SubjectSplit, load_manifest
+from medinv.data.sets.slices import PLANES, Plane, SliceStack
+from medinv.data.sets.subjects import place, subject_files
 from medinv.errors import DataError
 from medinv.training.config import Images, Source
 

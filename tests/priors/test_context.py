@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from medinv.data.fetch import cache_folder
+from medinv.data.sets.fetch import cache_folder
 from medinv.errors import CheckpointError, DependencyError, InputError, ShapeError
 from medinv.operators import Inpainting
 from medinv.priors import (

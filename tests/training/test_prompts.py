@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from medinv.data.manifests import Geometry
+from medinv.data.sets.manifests import Geometry
 from medinv.errors import CheckpointError
 from medinv.priors import TextEncoder, save_prior
 from medinv.training import TrainConfig, loop, train

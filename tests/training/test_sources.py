@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from medinv.data.subjects import place
+from medinv.data.sets.subjects import place
 from medinv.errors import DataError
 from medinv.training import TrainConfig, train
 from medinv.training.images import ImageSampler, batches, generator

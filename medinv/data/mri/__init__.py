@@ -1,0 +1,1 @@
+"""k-space in and images out: fastMRI, ISMRMRD, BART, NumPy and MATLAB."""

@@ -1,0 +1,1 @@
+"""Named data sets: their manifests, their files, and serving them to training."""
