@@ -57,6 +57,26 @@ def check_measurement(y: Tensor, A: LinearOperator) -> None:
                          "them from the file or leave them out of the mask")
 
 
+def scales(y: Tensor, A: LinearOperator, prior: Prior) -> tuple[float, float]:
+    """Check what a diffusion solver is called with, and tell the units that it divides by.
+
+    Args:
+        y: measurement, ``(*batch, *A.codomain.shape)``.
+        A: its operator.
+        prior: the denoiser.
+
+    Returns:
+        The physical intensity of one prior unit, and ``||A||``.
+
+    Raises:
+        InputError: the prior describes other images than ``A`` acts on; or ``y`` has another shape
+            or dtype than ``A`` gives, or is not finite.
+    """
+    prior.check(A)
+    check_measurement(y, A)
+    return prior.scale.estimate(y, A), A.norm()
+
+
 def item_ndim(x: Tensor, A: LinearOperator, reach: int = 0) -> int:
     """Number of leading axes of an image that count independent items.
 

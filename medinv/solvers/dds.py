@@ -14,7 +14,7 @@ from medinv.operators.linalg import cg
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, fixed_split, gaussian_like
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.coupling import SplitTV
 from medinv.solvers.snapshots import Resumable, Snapshots
 
@@ -101,9 +101,7 @@ class DDS:
             on_step: called with the step's number and its estimate ``x0``.
             snapshots: where the unfinished state is kept, and continued from.
         """
-        prior.check(A)
-        check_measurement(y, A)
-        scale, norm = prior.scale.estimate(y, A), A.norm()
+        scale, norm = scales(y, A, prior)
         Ahy = A.adjoint(y) / (scale * norm**2)
         if self.z_weight is not None and Ahy.ndim < 3:
             raise ShapeError(f"DDS: z_weight couples slices, but x is an image {Ahy.shape}")

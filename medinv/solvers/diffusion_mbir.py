@@ -13,7 +13,7 @@ from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
 from medinv.priors.schedule import geometric_sigmas
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.coupling import SplitTV
 from medinv.solvers.snapshots import Resumable, Snapshots
 
@@ -103,9 +103,7 @@ class DiffusionMBIR:
         Raises:
             ShapeError: ``x`` is an image, not a volume.
         """
-        prior.check(A)
-        check_measurement(y, A)
-        scale, norm = prior.scale.estimate(y, A), A.norm()
+        scale, norm = scales(y, A, prior)
         Ahy = A.adjoint(y) / (scale * norm**2)
         if Ahy.ndim < 3:
             raise ShapeError(f"DiffusionMBIR: expected a volume (..., z, y, x), but x is "

@@ -12,7 +12,7 @@ from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import gaussian_like
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.snapshots import Resumable, Snapshots
 
 
@@ -75,9 +75,7 @@ class PaDIS:
             on_step: called with the level's number and its denoised image.
             snapshots: where the unfinished state is kept, and continued from.
         """
-        prior.check(A)
-        check_measurement(y, A)
-        scale, norm = prior.scale.estimate(y, A), A.norm()
+        scale, norm = scales(y, A, prior)
         y, A = y / (scale * norm), A.normalized()
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()

@@ -13,7 +13,7 @@ from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
 from medinv.samplers import ddim_split, gaussian_like
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.snapshots import Resumable, Snapshots
 
 
@@ -72,13 +72,11 @@ class SCD:
         Raises:
             InputError: ``y`` is a batch of volumes.
         """
-        prior.check(A)
-        check_measurement(y, A)
+        scale, _ = scales(y, A, prior)
         require(A.codomain.batch_ndim(y) <= max(0, 3 - len(A.domain.shape)), "SCD: y",
                 "one image or volume, as each has its own adaptation", tuple(y.shape))
         seed = torch.initial_seed() if rng is None else rng.initial_seed()
         adapted = AdaptedPrior(prior, y, A, self.adaptation, seed)
-        scale = prior.scale.estimate(y, A)
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)

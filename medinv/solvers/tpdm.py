@@ -16,7 +16,7 @@ from medinv.priors.base import Prior
 from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.snapshots import Resumable, Snapshots
 
 
@@ -88,9 +88,7 @@ class TPDM:
             CheckpointError: ``prior`` is not a product of two.
         """
         primary, auxiliary = _pair(prior)
-        prior.check(A)
-        check_measurement(y, A)
-        scale, norm = prior.scale.estimate(y, A), A.norm()
+        scale, norm = scales(y, A, prior)
         y, A = y / (scale * norm), A.normalized()
 
         levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
