@@ -107,7 +107,9 @@ def test_multicoil_slices_with_maps(scans, tmp_path, workers):
         with h5py.File(scans[item.file]) as file:
             stored = torch.from_numpy(file["kspace"][item.slice])
         assert torch.equal(item.kspace, stored)
-        assert torch.equal(item.maps, espirit(stored, calibration_width=12))
+        # a worker has one thread, which rounds otherwise
+        torch.testing.assert_close(item.maps, espirit(stored, calibration_width=12),
+                                   rtol=1e-4, atol=1e-5)
 
 
 def test_maps_are_estimated_once(scans, tmp_path, monkeypatch):
