@@ -1,5 +1,6 @@
 """How much of the gap between a wrong prior and the right one adaptation closes.
 
+    medinv train prior-ellipses-2d
     python benchmarks/adaptation.py --split test
 
 Chest CT, 40 views: a prior of random ellipses, the same adapted to the measurement (D3IP), and the
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--set", nargs="*", default=[], help="fields of Adaptation, rank=8")
-    parser.add_argument("--wrong", default="ellipses-2d", help="prior of something else")
+    parser.add_argument("--wrong", help="checkpoint of something else's prior",
+                        default="runs/prior-ellipses-2d/prior-ellipses-2d.safetensors")
     args = parser.parse_args()
     recipe = load_reconstruct_recipe("demo-chest-ct", [
         f"measurement.volume.split={args.split}", f"measurement.slices=[0, {args.slices}]",
