@@ -1,7 +1,7 @@
 """Consistency of volumes in three planes, and quality against the number of network calls.
 
     python benchmarks/volumes.py consistency --tasks ct-20 ct-limited mr-thick --output volumes.md
-    python benchmarks/volumes.py calls --task ct-20 --calls 20 50 100 200 400
+    python benchmarks/volumes.py calls --tasks ct-20 --calls 20 50 100 200 400
 
 PSNR is the mean over the slices of a plane, with the volume's maximum as data range: stacking
 slices that were reconstructed alone costs most in the coronal and sagittal planes. 3D TV gets the
