@@ -76,11 +76,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--slices", type=int, nargs=2, default=(8, 24))
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--set", nargs="*", default=[], help="other settings of the recipe")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     slices = (args.slices[0], args.slices[1])
     recipe = load_reconstruct_recipe("mri-brain-contextmri", [
-        f"measurement.slices={list(slices)}", f"solver.steps={args.steps}"])
+        f"measurement.slices={list(slices)}", f"solver.steps={args.steps}", *args.set])
     told, plain = load_prior(args.prior or str(recipe.prior)), load_prior("brain-mr-2d")
     assert isinstance(told, NetworkPrior)
     scores: dict[tuple[str, str], list[float]] = {}

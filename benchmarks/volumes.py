@@ -12,8 +12,10 @@ truth. ``--split validation`` scores the slices kept for choosing settings.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -93,28 +95,29 @@ def seeded(title: str, solver: Callable[..., Tensor], measured: Measured, prior:
 
 
 def methods(task: str, measured: Measured, solver: DDS, prior: Prior, auxiliary: str | None,
-            seed: int) -> Iterator[str]:
+            wanted: str, seed: int) -> Iterator[str]:
     shared = {"noise_std": measured.noise_std, "gamma": solver.gamma, "eta": solver.eta,
               "sigma_max": solver.sigma_max, "sigma_min": solver.sigma_min, "steps": solver.steps}
-
-    def run(title: str, method: Callable[..., Tensor], with_prior: Prior) -> str:
-        return seeded(title, method, measured, with_prior, seed)
-
-    yield best_tv(measured)[0]
-    yield run("DDS, slice by slice", DDS(**shared), prior)
-    yield run("DDS-3D", DDS(**shared, z_weight=1e-3, rho=0.01), prior)
-    yield run("DDS-3D without the proximal term",
-              DDS(**{**shared, "gamma": None, "noise_std": None}, z_weight=1e-3, rho=0.01), prior)
+    coupled = DDS(**shared, z_weight=1e-3, rho=0.01)
+    improved = replace(coupled, gamma=None, noise_std=None)
     mbir = DiffusionMBIR(steps=solver.steps, z_weight=1e-3, rho=0.01, cg_iter=3, sigma_max=10.0,
                          sigma_min=solver.sigma_min)
-    yield run(f"DiffusionMBIR, {2 * solver.steps - 1} calls", mbir, SlicePrior(prior))
+    tpdm = TPDM(steps=solver.steps, sigma_max=10.0, sigma_min=solver.sigma_min)
     pair = product(task, prior, auxiliary)
-    if pair is not None:
-        yield run("DDS with the product of two planes", DDS(**shared), pair)
-        yield run("DDS-3D with the product of two planes",
-                  DDS(**shared, z_weight=1e-3, rho=0.01), pair)
-        tpdm = TPDM(steps=solver.steps, sigma_max=10.0, sigma_min=solver.sigma_min)
-        yield run(f"TPDM, {2 * solver.steps} calls", tpdm, pair)
+    rows: list[tuple[str, Callable[..., Tensor], Prior | None]] = [
+        ("DDS, slice by slice", DDS(**shared), prior),
+        ("DDS-3D", coupled, prior),
+        ("DDS-3D without the proximal term", improved, prior),
+        (f"DiffusionMBIR, {2 * solver.steps - 1} calls", mbir, SlicePrior(prior)),
+        ("DDS with the product of two planes", DDS(**shared), pair),
+        ("DDS-3D with the product of two planes", coupled, pair),
+        (f"TPDM, {2 * solver.steps} calls", tpdm, pair),
+    ]
+    if re.search(wanted, "TV 3D"):
+        yield best_tv(measured)[0]
+    for title, method, with_prior in rows:
+        if with_prior is not None and re.search(wanted, title):
+            yield seeded(title, method, measured, with_prior, seed)
 
 
 def calls(measured: Measured, solver: DDS, prior: Prior, counts: list[int], seed: int
@@ -140,6 +143,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, help="only so many, from the first")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--auxiliary", help="checkpoint of a coronal CT prior")
+    parser.add_argument("--methods", default="", help="only those that match this expression")
     parser.add_argument("--calls", type=int, nargs="+", default=[20, 50, 100, 200, 400])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
@@ -166,7 +170,8 @@ def main() -> None:
         say(f"\n### {task}, {args.split} slices, {args.what}\n\n{measured.origin}; "
             f"{measured.facts}.\n\n{solver}\n\n"
             "| method | axial | coronal | sagittal | seconds |\n|---|---|---|---|---|")
-        rows = (methods(task, measured, solver, prior, args.auxiliary, args.seed)
+        rows = (methods(task, measured, solver, prior, args.auxiliary, args.methods,
+                        args.seed)
                 if args.what == "consistency"
                 else calls(measured, solver, prior, args.calls, args.seed))
         for text in rows:

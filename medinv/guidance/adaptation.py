@@ -10,6 +10,13 @@ passes. Of a volume, a few random slices are looked at in each step. Sources: Ch
 diffusion image prior" (ECCV 2024, arXiv:2407.10641), equations 80 and 81; Barbano et al.,
 "Steerable conditional diffusion" (IEEE TMI 2025, arXiv:2308.14409).
 
+With ``loss="estimate"`` the steps are on
+
+    mean |D - T|^2 / sigma^2 + tv_weight TV(D) ,    T held fixed
+
+which is no published loss. Its gradient is that of ``|A D - y|^2``, preconditioned by the data
+step, so that fine detail counts as much as coarse; none passes through ``A``.
+
 With a `PatchPrior` this is patch test-time adaptation (Hu, Song, Fessler and Shen, IEEE TCI 2025,
 arXiv:2410.11730) as far as its abstract tells: a network of patches is fitted to ``y`` at each
 level. Loss, low-rank weights and data step are those above, and may not be theirs. The inner steps
@@ -20,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -41,6 +48,8 @@ class Adaptation:
         rank: rank of the added weights.
         biases: adapt the layers' biases too.
         targets: adapt only layers whose name contains one of these; all if empty.
+        loss: "residual" of the data-consistent image, as published, or distance of the denoised
+            image to that "estimate".
         learning_rate: of AdamW.
         inner_steps: optimiser steps at a level; 0 leaves the prior as it is.
         slices: slices of a volume that one step looks at; memory and time grow with them.
@@ -48,6 +57,8 @@ class Adaptation:
         cg_iter: conjugate gradient steps to ``T``.
         tv_weight: weight of the total variation of ``T``, summed over its pixels.
         every: adapt at every such level, counted from the first.
+        sigma_min: adapt at no lower level; there the noisy image shows its own artefacts to the
+            network, which learns to keep them.
         fresh_optimizer: forget the optimiser's averages at each level.
         held_out: share of the views (or columns of k-space) that the loss does not see.
         patience: levels undone in a row after which adaptation ends.
@@ -63,6 +74,7 @@ class Adaptation:
     rank: int = 4
     biases: bool = True
     targets: tuple[str, ...] = ()
+    loss: Literal["residual", "estimate"] = "residual"
     learning_rate: float = 1e-3
     inner_steps: int = 10
     slices: int = 3
@@ -70,13 +82,14 @@ class Adaptation:
     cg_iter: int = 1
     tv_weight: float = 0.0
     every: int = 1
+    sigma_min: float = 0.0
     fresh_optimizer: bool = True
     held_out: float = 0.0
     patience: int = 2
 
     def __post_init__(self) -> None:
         limits = {"rank": 1, "inner_steps": 0, "slices": 1, "cg_iter": 1, "every": 1,
-                  "patience": 1, "tv_weight": 0, "held_out": 0}
+                  "patience": 1, "tv_weight": 0, "sigma_min": 0, "held_out": 0}
         for name, least in limits.items():
             value = getattr(self, name)
             if value < least:
@@ -136,7 +149,7 @@ class AdaptedPrior(Prior):
         """``D(x)`` of the adapted prior, adapting first where it is due."""
         if float(sigma) != self.last_sigma:
             self.last_sigma = float(sigma)
-            if self.calls % self.settings.every == 0 and self.undone < self.settings.patience:
+            if self._is_due(self.last_sigma):
                 self._adapt(x, self.last_sigma)
             self.calls += 1
         return self.prior(x, sigma)  # type: ignore[no-any-return]
@@ -167,6 +180,11 @@ class AdaptedPrior(Prior):
         everything = self.seen.new_ones(())
         return self._refine(self(x, sigma), self.y, everything)
 
+    def _is_due(self, sigma: float) -> bool:
+        settings = self.settings
+        return (self.calls % settings.every == 0 and sigma >= settings.sigma_min
+                and self.undone < settings.patience)
+
     def _adapt(self, x: Tensor, sigma: float) -> None:
         """The optimiser steps of one level, undone if held-out measurements say so."""
         if not self.settings.inner_steps:
@@ -194,33 +212,39 @@ class AdaptedPrior(Prior):
             self._loss(x, sigma, slices).backward()  # type: ignore[no-untyped-call]
 
     def _loss(self, x: Tensor, sigma: float, slices: Tensor) -> Tensor:
-        T, y = self._estimate(x, sigma, slices)
-        misfit: Tensor = (self.seen * (self.A(T) - y)).abs().square().mean()
+        D, T, y = self._estimate(x, sigma, slices)
+        fitted: Tensor = D if self.settings.loss == "estimate" else T
+        if fitted is D:
+            misfit = (D - T).abs().square().mean() / sigma**2
+        else:
+            misfit = (self.seen * (self.A(T) - y)).abs().square().mean()
         if self.settings.tv_weight:
             misfit = misfit + self.settings.tv_weight * sum(
-                finite_difference(T, axis).abs().sum() for axis in (-2, -1))
+                finite_difference(fitted, axis).abs().sum() for axis in (-2, -1))
         return misfit
 
     def _held_out_loss(self, x: Tensor, sigma: float, slices: Tensor) -> float:
         """Squared residual of what the loss does not see, 0 if that is nothing."""
         if not self.settings.held_out:
             return 0.0
-        T, y = self._estimate(x, sigma, slices)
+        _, T, y = self._estimate(x, sigma, slices)
         return float(((1 - self.seen) * (self.A(T) - y)).abs().square().sum())
 
-    def _estimate(self, x: Tensor, sigma: float, slices: Tensor) -> tuple[Tensor, Tensor]:
-        """``T`` and its measurement: of the given slices, or of the volume that holds them."""
-        if x.ndim < 3:
-            return self._refine(self.prior(x, sigma), self.y, self.seen), self.y
-        D = self.prior(x.index_select(-3, slices), sigma)
+    def _estimate(self, x: Tensor, sigma: float, slices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``D``, ``T`` and its measurement: of the slices, or of the volume that holds them."""
         y = self.y
-        if x.ndim > len(self.A.domain.shape):
-            y = y.index_select(x.ndim - 3, slices)
+        if x.ndim < 3:
+            D = self.prior(x, sigma)
         else:
-            with torch.no_grad():
-                rest = self.prior(x, sigma)
-            D = rest.index_copy(x.ndim - 3, slices, D)
-        return self._refine(D, y, self.seen), y
+            D = self.prior(x.index_select(-3, slices), sigma)
+            if x.ndim > len(self.A.domain.shape):
+                y = y.index_select(x.ndim - 3, slices)
+            else:
+                with torch.no_grad():
+                    rest = self.prior(x, sigma)
+                D = rest.index_copy(x.ndim - 3, slices, D)
+        start = D.detach() if self.settings.loss == "estimate" else D
+        return D, self._refine(start, y, self.seen), y
 
     def _refine(self, D: Tensor, y: Tensor, seen: Tensor) -> Tensor:
         """Conjugate gradient steps from ``D``, item by item, in differentiable form."""

@@ -69,6 +69,8 @@ class Images(_Strict):
     crop: int = Field(96, ge=16, description="side of the square training images")
     turns: bool = Field(True, description="turn images by any angle and mirror them; else mirror "
                         "them left to right, tilt and zoom them a little")
+    phase: bool = Field(True, description="MR: give images a random smooth phase; else they have "
+                        "none, as after phase correction")
     prompts: Prompts | None = Field(None, description="describe the images to the network; MR")
     sources: tuple[Source, ...]
 

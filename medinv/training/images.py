@@ -120,7 +120,7 @@ class ImageSampler:
         """
         n = len(x)
         if self.validation:
-            return random_phase(x, rng) if self.images.kind == "complex-mr" else x
+            return self._phased(x, rng) if self.images.kind == "complex-mr" else x
         if self.images.turns:
             x = random_affine(random_flip(x, rng), rng)
         else:
@@ -128,7 +128,10 @@ class ImageSampler:
         if self.images.kind == "ct":
             return x.clamp(min=0)
         x = x.clamp(min=0) if self.images.prompts else random_contrast(x.clamp(min=0), rng)
-        return random_phase(x * 1.4 ** uniform(-1, 1, (n, 1, 1), rng), rng)
+        return self._phased(x * 1.4 ** uniform(-1, 1, (n, 1, 1), rng), rng)
+
+    def _phased(self, x: Tensor, rng: Generator) -> Tensor:
+        return random_phase(x, rng) if self.images.phase else x.to(torch.complex64)
 
     def _crop(self, part: _Part, rng: Generator) -> tuple[Tensor, Place]:
         """One square image; of up to four places, the first that is not mostly air."""

@@ -88,6 +88,38 @@ def test_the_refined_image_and_its_gradient_are_those_of_the_dense_solution():
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-8)
 
 
+def test_the_loss_on_the_estimate_is_the_preconditioned_residual():
+    """D - T = -gamma (I + gamma A^H A)^-1 A^H (y - A D), and nothing is learned through T."""
+    A, y = slices(2)
+    x, every = random_image((2, 6, 8), SINGLE, seed=2), torch.arange(2)
+    settings = Adaptation(loss="estimate", gamma=3.0, cg_iter=40)
+    adapted = AdaptedPrior(network_prior(), y, A, settings)
+    D, T, _ = adapted._estimate(x, 0.4, every)
+    assert D.requires_grad
+    assert not T.requires_grad
+    A1 = A.matrix / A.norm()
+    residual = (y / A.norm() - D.detach().flatten(1) @ A1.T) @ A1
+    step = 3 * torch.linalg.solve(torch.eye(48) + 3 * A1.T @ A1, residual.T).T
+    torch.testing.assert_close(adapted._loss(x, 0.4, every), step.square().mean() / 0.4**2,
+                               rtol=1e-3, atol=1e-6)
+
+
+def test_low_noise_levels_can_be_left_alone():
+    A, y = slices(3)
+    x = random_image((3, 6, 8), SINGLE, seed=2)
+    adapted = AdaptedPrior(network_prior(), y, A, Adaptation(inner_steps=1, sigma_min=0.3))
+
+    def weights():
+        return [parameter.clone() for parameter in adapted.trainable]
+
+    start = weights()
+    adapted(x, 0.3)
+    adapted_once = weights()
+    assert not all(torch.equal(a, b) for a, b in zip(start, adapted_once, strict=True))
+    adapted(x, 0.29)
+    assert all(torch.equal(a, b) for a, b in zip(adapted_once, weights(), strict=True))
+
+
 def test_adaptation_lowers_the_residual_level_by_level():
     A, y = slices(3)
     x = random_image((3, 6, 8), SINGLE, seed=2)
