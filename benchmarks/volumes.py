@@ -78,14 +78,13 @@ def best_tv(measured: Measured) -> tuple[str, Tensor]:
 
 
 def product(task: str, first: Prior, auxiliary: str | None) -> ProductPrior | None:
-    """The axial prior times a coronal one, where there is one."""
-    if auxiliary is None and task.startswith("mr"):
-        second = first  # the brain prior was trained on every plane
-    elif auxiliary is not None and task.startswith("ct"):
-        second = load_prior(auxiliary)
-    else:
+    """Two perpendicular priors, where there are two."""
+    if task.startswith("mr"):  # the brain prior was trained on every plane, and two of them see z
+        return ProductPrior([SlicePrior(first, -2), SlicePrior(first, -1)], (0.5, 0.5))
+    if auxiliary is None:
         return None
-    return ProductPrior([SlicePrior(first, -3), SlicePrior(second, -2)], (0.5, 0.5))
+    pair = [SlicePrior(first, -3), SlicePrior(load_prior(auxiliary), -2)]
+    return ProductPrior(pair, (0.5, 0.5))
 
 
 def seeded(title: str, solver: Callable[..., Tensor], measured: Measured, prior: Prior,
@@ -94,14 +93,19 @@ def seeded(title: str, solver: Callable[..., Tensor], measured: Measured, prior:
     return row(title, lambda: solver(measured.y, measured.A, prior, rng=rng), measured)[0]
 
 
+def diffusion_mbir(steps: int, solver: DDS) -> DiffusionMBIR:
+    """Chosen on validation slices; with ten times the weights it fails (docs/volumes.md)."""
+    return DiffusionMBIR(steps=steps, z_weight=1e-4, rho=1e-3, cg_iter=3, sigma_max=10.0,
+                         sigma_min=solver.sigma_min)
+
+
 def methods(task: str, measured: Measured, solver: DDS, prior: Prior, auxiliary: str | None,
             wanted: str, seed: int) -> Iterator[str]:
     shared = {"noise_std": measured.noise_std, "gamma": solver.gamma, "eta": solver.eta,
               "sigma_max": solver.sigma_max, "sigma_min": solver.sigma_min, "steps": solver.steps}
     coupled = DDS(**shared, z_weight=1e-3, rho=0.01)
     improved = replace(coupled, gamma=None, noise_std=None)
-    mbir = DiffusionMBIR(steps=solver.steps, z_weight=1e-3, rho=0.01, cg_iter=3, sigma_max=10.0,
-                         sigma_min=solver.sigma_min)
+    mbir = diffusion_mbir(solver.steps, solver)
     tpdm = TPDM(steps=solver.steps, sigma_max=10.0, sigma_min=solver.sigma_min)
     pair = product(task, prior, auxiliary)
     rows: list[tuple[str, Callable[..., Tensor], Prior | None]] = [
@@ -129,8 +133,7 @@ def calls(measured: Measured, solver: DDS, prior: Prior, counts: list[int], seed
         dds = DDS(**shared, steps=n, z_weight=1e-3, rho=0.01)
         yield seeded(f"DDS-3D, {n} calls", dds, measured, prior, seed)
     for n in counts:
-        mbir = DiffusionMBIR(steps=(n + 1) // 2, z_weight=1e-3, rho=0.01, cg_iter=3,
-                             sigma_max=10.0, sigma_min=solver.sigma_min)
+        mbir = diffusion_mbir((n + 1) // 2, solver)
         title = f"DiffusionMBIR, {2 * mbir.steps - 1} calls"
         yield seeded(title, mbir, measured, SlicePrior(prior), seed)
 

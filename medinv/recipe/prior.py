@@ -34,7 +34,7 @@ def build_prior(setting: str | PriorProduct) -> Prior:
     """
     if isinstance(setting, str):
         return load_prior(setting)
-    primary = SlicePrior(load_prior(setting.primary))
+    primary = SlicePrior(load_prior(setting.primary), _AXES[setting.primary_axis])
     auxiliary = SlicePrior(load_prior(setting.auxiliary), _AXES[setting.auxiliary_axis])
     return ProductPrior([primary, auxiliary], setting.weights)
 

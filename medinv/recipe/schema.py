@@ -18,10 +18,19 @@ from medinv.training.config import TrainConfig
 class PriorProduct(Strict):
     """Two 2D priors for perpendicular slices of a volume, whose scores are added (TPDM)."""
 
-    primary: str = Field(description="prior of axial slices, as `prior`")
+    primary: str = Field(description="prior of slices perpendicular to primary_axis, as `prior`")
+    primary_axis: Literal["z", "y", "x"] = Field("z", description="z: axial, y: coronal, x: "
+                                                 "sagittal slices")
     auxiliary: str = Field(description="prior of slices perpendicular to auxiliary_axis")
-    auxiliary_axis: Literal["y", "x"] = Field("y", description="y: coronal, x: sagittal slices")
+    auxiliary_axis: Literal["z", "y", "x"] = Field("y", description="as primary_axis")
     weights: tuple[Weight, Weight] = Field((0.5, 0.5), description="exponents of the two")
+
+    @model_validator(mode="after")
+    def _perpendicular(self) -> PriorProduct:
+        if self.primary_axis == self.auxiliary_axis:
+            raise ValueError(f"primary_axis and auxiliary_axis are both {self.primary_axis}; "
+                             "choose two different ones")
+        return self
 
 
 PriorSetting = Annotated[

@@ -34,6 +34,7 @@ class Source(_Strict):
         "the images")
     pool: tuple[int, int, int] = Field((1, 1, 1), description="averaging factor of each "
                                         "array axis; z, y, x where planes have names")
+    every: int = Field(1, gt=0, description="take every n-th slice alone, to see what few teach")
     weight: float = Field(1.0, gt=0, description="share of the training images")
     validation_share: float = Field(0.1, ge=0, lt=1, description="of a folder's volumes")
 

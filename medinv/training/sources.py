@@ -89,6 +89,7 @@ class TrainingSlices:
         pool: averaging factor of each axis.
         key: name of the array, for files that hold several.
         split: (axis, start, stop) that the volume is cut to.
+        every: keeps every n-th slice.
     """
 
     kind: Literal["complex-mr", "ct"]
@@ -97,6 +98,7 @@ class TrainingSlices:
     pool: tuple[int, int, int] = (1, 1, 1)
     key: str | None = None
     split: tuple[int, int, int] | None = None
+    every: int = 1
 
     def __call__(self, path: Path) -> Tensor:
         """Decode ``path``."""
@@ -115,7 +117,7 @@ class TrainingSlices:
             volume = volume.narrow(along, start, stop - start)
         if self.pool != (1, 1, 1):
             volume = F.avg_pool3d(volume[None, None], self.pool)[0, 0]
-        slices = volume.movedim(axis, 0)
+        slices = volume.movedim(axis, 0)[:: self.every]
         return slices.transpose(1, 2) if isinstance(self.plane, int) else slices  # rows first
 
     def _units(self, volume: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ def _stacks(path: Path, source: Source, images: Images, planes: tuple[int | Plan
     return tuple(
         PlacedSlices(
             SliceStack(path, TrainingSlices(images.kind, images.percentile, plane, source.pool,
-                                            key, split)),
+                                            key, split, source.every)),
             *_place(plane, split, geometry))
         for plane in planes
     )
