@@ -68,6 +68,7 @@ WRONG = [
     ("solver={name: DDIP, adaptation: {rank: 0}}", "DDIP.adaptation: rank: expected at least 1"),
     ("solver={name: DDIP, adaptation: {rang: 4}}", "DDIP.adaptation.rang: Unexpected keyword"),
     ("prior={primary: chest-ct-2d}", "prior.*auxiliary"),
+    ("prior={primary: chest-ct-2d, primary_axis: y, auxiliary: chest-ct-2d}", "are both y"),
 ]
 
 
@@ -310,6 +311,8 @@ def test_a_product_of_two_priors(ct_content):
     prior = build_prior(recipe.prior)
     assert [factor.axis for factor in prior.factors()] == [-3, -2]
     assert prior.weights == (0.75, 0.25)
+    turned = recipe.prior.model_copy(update={"primary_axis": "x"})
+    assert [factor.axis for factor in build_prior(turned).factors()] == [-1, -2]
     assert run_recipe(recipe).volume().data.isfinite().all()
 
 

@@ -110,6 +110,15 @@ def test_the_slices_of_a_split_are_those_of_the_file(tmp_path, monkeypatch):
     assert torch.equal(first[7], volume[7, :, :6].T)
 
 
+def test_every_nth_slice(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDINV_SHARED_DATA", str(tmp_path))
+    source = {"manifest": str(tiny.write_boxes(tmp_path)), "planes": [0]}
+    whole, few = (ImageSampler(config({**source, **more}).images).parts[0].volumes[0][0].stack
+                  for more in ({}, {"every": 3}))
+    assert len(few) == -(-len(whole) // 3) > 1
+    assert all(torch.equal(few[i], whole[3 * i]) for i in range(len(few)))
+
+
 @pytest.mark.parametrize(("source", "message"), [
     ({}, "a manifest, a folder, or both"),
     ({"folder": "x", "phantom": "ellipses"}, "or else a phantom"),
@@ -138,6 +147,21 @@ def test_images_that_are_not_turned_stay_upright(folder):
     sampler._crop = lambda part, rng: (bright, Place())
     mean = sampler.batch(64, generator(0, 0)).mean(0)
     assert float(mean[:4].mean()) > 0.9 > 0.1 > float(mean[-4:].mean())
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_images_have_a_random_phase_or_none(folder, validation):
+    def images(*, phase):
+        return config({"folder": str(folder), "validation_share": 0.4}).images.model_copy(
+            update={"kind": "complex-mr", "phase": phase})
+
+    with_phase, without = (
+        ImageSampler(images(phase=phase), validation=validation).batch(4, generator(0, 0))
+        for phase in (True, False))
+    assert without.is_complex()
+    assert not without.imag.any()
+    assert with_phase.imag.abs().mean() > 0.1
+    torch.testing.assert_close(with_phase.abs(), without.real)
 
 
 def test_sources_without_volumes(tmp_path, monkeypatch):
