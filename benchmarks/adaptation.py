@@ -1,13 +1,13 @@
 """How much of the gap between a wrong prior and the right one adaptation closes.
 
     python benchmarks/adaptation.py --split test
-    python benchmarks/adaptation.py --split test --noise 0.0005 --set cg_iter=10 gamma=null \
-        sigma_min=0.1
+    python benchmarks/adaptation.py --split test --noise 0.0005 --steps 30 --set cg_iter=10 \
+        gamma=null sigma_min=0.08 inner_steps=10
     python benchmarks/adaptation.py --split test --set loss=residual sigma_min=0
 
 Chest CT, 40 views: a prior of random ellipses, the same adapted to the measurement (D3IP), and the
 prior of chests. PSNR of the slices together, with their maximum as data range. The adaptation's
-settings were chosen with ``--split validation``, where the prior of ellipses had seen nothing.
+settings were chosen with ``--split validation``.
 """
 
 from __future__ import annotations
