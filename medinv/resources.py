@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medinv.errors import InputError
+
 _KIB = 1024
 
 
@@ -181,6 +183,34 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     """
     found = [room for room in (_machine_room(root), *_group_rooms(root)) if room is not None]
     return min(found, default=None)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``"auto"`` is the first CUDA device, or the CPU without one.
+
+    Raises:
+        InputError: no such device.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    there = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if there else "cpu"
+    if name == "cuda" and not there:
+        raise InputError("device: cuda is asked for, but torch finds no CUDA device; take auto or "
+                         "cpu, or install torch with CUDA")
+    return torch.device(name, 0 if name == "cuda" else None)
+
+
+def device_bytes(device: torch.device) -> tuple[int, int] | None:
+    """What torch's tensors hold on a CUDA device, and what they may still take; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    held = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - held
+    return held, torch.cuda.mem_get_info(device)[0] + unused
 
 
 def held_bytes() -> int:

@@ -187,7 +187,7 @@ class ParallelBeam(PlanarBeam):
         col_mm = pixel_mm if col_mm is None else col_mm
         _check("ParallelBeam", shape, angles, dtype,
                {"pixel_mm": pixel_mm, "col_mm": col_mm, "n_cols": n_cols}, (col_offset_mm,))
-        geometry = ct_geometry.parallel((1, *shape), angles, pixel_mm, n_cols, col_mm,
+        geometry = ct_geometry.parallel((1, *shape), angles.cpu(), pixel_mm, n_cols, col_mm,
                                         col_offset_mm=col_offset_mm)
         super().__init__(geometry, angles, col_mm, dtype, memory_gib)
         self.col_offset_mm = col_offset_mm
@@ -251,7 +251,7 @@ class FanBeam(PlanarBeam):
         _check("FanBeam", shape, angles, dtype,
                {"pixel_mm": pixel_mm, "source_mm": source_mm, "detector_mm": detector_mm,
                 "col_mm": col_mm, "n_cols": n_cols}, (col_offset_mm, axis_offset_mm))
-        geometry = ct_geometry.fan(shape, angles, pixel_mm, source_mm, detector_mm, n_cols, col_mm,
+        geometry = ct_geometry.fan(shape, angles.cpu(), pixel_mm, source_mm, detector_mm, n_cols, col_mm,
                                    curved=curved, col_offset_mm=col_offset_mm,
                                    axis_offset_mm=axis_offset_mm)
         super().__init__(geometry, angles, col_mm, dtype, memory_gib)

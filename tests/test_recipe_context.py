@@ -63,6 +63,21 @@ def test_what_is_told_changes_the_image(content, monkeypatch):
     assert not torch.allclose(given, other)
 
 
+def test_every_slice_is_told_its_place_in_runs_plans_and_adaptation(content, tmp_path, monkeypatch):
+    """Twelve slices, while probes and adaptation look at a few of them."""
+    monkeypatch.setattr(recipe_prior, "load_encoder", lambda name: Length())
+    tiny.write_kspace(tmp_path / "scan.npy", torch.stack([tiny.disc_kspace()] * 12))
+    context = {"metadata": {"contrast": "FLAIR"}, "span": [0, 1]}
+    adapted = {"name": "DDIP", "solver": {"name": "DDS", "steps": 2},
+               "adaptation": {"inner_steps": 1, "slices": 2}}
+    alone = image(content | {"context": context})
+    assert alone.shape[0] == 12
+    assert not torch.allclose(alone[0], alone[1])  # "Slice 4 of 100" and "Slice 12 of 100"
+    fitted = image(content | {"context": context, "solver": adapted})
+    assert fitted.shape == alone.shape
+    assert not torch.allclose(fitted, alone)
+
+
 def test_the_header_is_told_and_the_recipe_corrects_it():
     affine = torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
     acquired = Metadata(anatomy="knee", contrast="PDw", plane="sagittal")

@@ -23,6 +23,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe, as in "
                  "solver.steps=20; may be repeated. Values are YAML."),
 ]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto (a CUDA device if there is one), cpu or cuda; "
+                             "the recipe's if not given.")
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="A folder, or a .nii.gz file for the volume alone.")
 ]
@@ -74,12 +78,13 @@ def reconstruct(
     auto: Annotated[
         bool, typer.Option("--auto", help="Choose the solver's weights on held-out measurements.")
     ] = False,
+    device: Device = None,
     overrides: Overrides = None,
 ) -> None:
     """Reconstruct a volume as a recipe says; a killed run continues with --resume."""
     if (recipe is None) == (recipe_option is None):
         raise typer.BadParameter("expected one recipe, as an argument or as --recipe")
-    overrides = [*(overrides or ()), *(["auto=true"] if auto else ())]
+    overrides = [*_with_device(overrides, device), *(["auto=true"] if auto else ())]
     _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume)
 
 
@@ -91,13 +96,14 @@ def plan(
         Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = None,
     overrides: Overrides = None,
 ) -> None:
     """Estimate minutes and memory of a recipe, from two steps of each method on a few slices."""
     from medinv.recipe.load import load_reconstruct_recipe
     from medinv.recipe.run import plan_recipe
 
-    cost = plan_recipe(load_reconstruct_recipe(recipe, overrides or ()), input)
+    cost = plan_recipe(load_reconstruct_recipe(recipe, _with_device(overrides, device)), input)
     if json:
         listing.print_json(cost.facts())
     else:
@@ -227,6 +233,10 @@ def check_operator(
         typer.echo(str(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
+    return [*(overrides or ()), *(() if device is None else (f"device={device}",))]
 
 
 def _reconstruct(

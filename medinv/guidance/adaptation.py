@@ -170,7 +170,7 @@ class AdaptedPrior(Prior):
             parameter.copy_(value)
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.set_state(state["rng"])
+        self.rng.set_state(state["rng"].cpu())
         self.seen = state["seen"].to(self.y.device)
         self.calls, self.undone = state["calls"], state["undone"]
         self.last_sigma = state["last_sigma"]
@@ -236,7 +236,7 @@ class AdaptedPrior(Prior):
         if x.ndim < 3:
             D = self.prior(x, sigma)
         else:
-            D = self.prior(x.index_select(-3, slices), sigma)
+            D = self.prior.of_slices(slices)(x.index_select(-3, slices), sigma)
             if x.ndim > len(self.A.domain.shape):
                 y = y.index_select(x.ndim - 3, slices)
             else:

@@ -101,6 +101,13 @@ class Prior(nn.Module, ABC):
         """
         return sigma**2 / (1 + sigma**2)
 
+    def of_slices(self, index: Tensor) -> Prior:  # noqa: ARG002  (the same for all)
+        """The prior of the slices ``index``, (n,), of the stacks that this one is a prior of.
+
+        It is this prior itself, unless it knows something of each slice.
+        """
+        return self
+
     def check(self, A: LinearOperator) -> None:
         """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
 

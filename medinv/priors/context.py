@@ -66,6 +66,12 @@ class ContextPrior(Prior):
         """That of the network, measured over images with their contexts."""
         return self.prior.error_variance(sigma)
 
+    def of_slices(self, index: Tensor) -> ContextPrior:
+        """The same network, given the contexts of these slices."""
+        if self.context.ndim == 1:
+            return self
+        return ContextPrior(self.prior, self.context[index.to(self.context.device)], self.weight)
+
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D_w`` of ``x`` (*batch, y, x); contexts for slices need ``x`` (*batch, slice, y, x).
 
@@ -77,7 +83,7 @@ class ContextPrior(Prior):
         if self.context.ndim == 2 and (x.ndim < 3 or x.shape[-3] != len(self.context)):
             raise ShapeError(
                 f"ContextPrior: {len(self.context)} slices are described, got {tuple(x.shape)}; "
-                "pass whole stacks (a SlicePrior around this prior needs that many as its chunk)"
+                "pass whole stacks, or take the prior of fewer slices with `of_slices`"
             )
         given = self._denoise(x, sigma, self.context)
         if self.weight == 1:

@@ -53,6 +53,10 @@ class ProductPrior(Prior):
         pairs = zip(self.weights, self.factors(), strict=True)
         return sum(w * prior.error_variance(sigma) for w, prior in pairs) / sum(self.weights)
 
+    def of_slices(self, index: Tensor) -> ProductPrior:
+        """The product of the factors of these slices."""
+        return ProductPrior([prior.of_slices(index) for prior in self.factors()], self.weights)
+
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D`` of volumes ``x`` (*batch, z, y, x)."""
         out = x * (1 - sum(self.weights))

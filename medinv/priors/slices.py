@@ -43,6 +43,12 @@ class SlicePrior(Prior):
         """That of the 2D prior."""
         return self.prior.error_variance(sigma)
 
+    def of_slices(self, index: Tensor) -> SlicePrior:
+        """Of part of a volume, cut along z."""
+        if self.axis != -3:
+            return self
+        return SlicePrior(self.prior.of_slices(index), self.axis, self.chunk)
+
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for volumes ``x`` (*batch, z, y, x)."""
         if x.ndim < 3:
@@ -51,14 +57,17 @@ class SlicePrior(Prior):
         volumes = slices.reshape(-1, *slices.shape[-3:])
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         levels = levels.expand(x.shape[:-3]).flatten()
+        everything = torch.arange(slices.shape[-3])
         denoised = halving(self, lambda: torch.stack([
-            torch.cat([self._denoise(part, level) for part in torch.split(volume, self.chunk)])
+            torch.cat([self._denoise(part, index, level) for part, index in zip(
+                volume.split(self.chunk), everything.split(self.chunk), strict=True)])
             for volume, level in zip(volumes, levels, strict=True)
         ]))
         return denoised.reshape(slices.shape).movedim(-3, self.axis)
 
-    def _denoise(self, part: Tensor, sigma: Tensor) -> Tensor:
+    def _denoise(self, part: Tensor, index: Tensor, sigma: Tensor) -> Tensor:
+        prior = self.prior.of_slices(index)
         if not (torch.is_grad_enabled() and part.requires_grad):
-            return self.prior(part, sigma)  # type: ignore[no-any-return]
-        denoised: Tensor = checkpoint(self.prior, part, sigma, use_reentrant=False)
+            return prior(part, sigma)  # type: ignore[no-any-return]
+        denoised: Tensor = checkpoint(prior, part, sigma, use_reentrant=False)
         return denoised

@@ -32,7 +32,7 @@ from medinv.operators.weighted import Tomographic
 from medinv.priors import Prior
 from medinv.recipe.measurement import Measured
 from medinv.recipe.settings import MEASUREMENT, SolverSettings, needs_prior
-from medinv.recipe.slab import slab
+from medinv.recipe.slab import prior_of_slab, slab
 
 JUMP = 0.1  # mean difference between neighbours along z, in the prior's unit
 _EVERY = 6  # one view or column in six is held out
@@ -75,7 +75,7 @@ def choose(settings: SolverSettings, measured: Measured, prior: Prior | None, se
     if not names or not needs_prior(settings) or prior is None:
         raise InputError(f"auto: {settings.name} has none of the weights {', '.join(_FACTORS)}; "
                          "set its weights in the recipe")
-    few = slab(measured, _SLICES)
+    few, part = slab(measured, _SLICES), prior_of_slab(prior, measured, _SLICES)
     seen, unseen = hold_out(few)
     noise = few.noise_std / (prior.scale.estimate(few.y, few.A) * few.A.norm())
     current = dict(settings.fields)
@@ -85,7 +85,7 @@ def choose(settings: SolverSettings, measured: Measured, prior: Prior | None, se
 
     def score(trial: Trial, label: str) -> float:
         solver = _shortened(settings, trial).build(few.noise_std)
-        x = solver(seen.y, seen.A, prior, rng=Generator().manual_seed(seed))
+        x = solver(seen.y, seen.A, part, rng=Generator().manual_seed(seed))
         scores[label] = residual(x, unseen)
         return scores[label]
 
@@ -132,7 +132,7 @@ def hold_out(measured: Measured) -> tuple[Measured, Measured]:
     if isinstance(A, Tomographic) and "view" in A.codomain.axes:
         axis = A.codomain.axes.index("view") - len(A.codomain.shape)
         n = y.shape[axis]
-        held = torch.arange(n) % _EVERY == _EVERY // 2
+        held = torch.arange(n, device=y.device) % _EVERY == _EVERY // 2
         if held.any() and not held.all():
             return tuple(  # type: ignore[return-value]
                 replace(measured, A=A.views(index), y=y.index_select(axis, index))
@@ -145,12 +145,12 @@ def _hidden_columns(A: CartesianMRI) -> Tensor:
     """Every sixth measured column outside of the middle eighth, (kx,)."""
     n = A.mask.shape[-1]
     measured = A.mask.flatten(0, -2).any(0)
-    outside = (torch.arange(n) - n // 2).abs() > n // 16
+    outside = (torch.arange(n, device=A.mask.device) - n // 2).abs() > n // 16
     index = (measured & outside).nonzero()[:, 0][_EVERY // 2 :: _EVERY]
     if not len(index):
         raise InputError("auto: too few columns of k-space to hold some out; set the weights in "
                          "the recipe")
-    hidden = torch.zeros(n, dtype=torch.bool)
+    hidden = torch.zeros(n, dtype=torch.bool, device=A.mask.device)
     hidden[index] = True
     return hidden
 

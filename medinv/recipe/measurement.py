@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,10 @@ class Measured:
     origin: str
     notes: tuple[str, ...]
     facts: dict[str, object]
+
+    def to(self, device: torch.device) -> Measured:
+        """With ``y`` and ``A`` on a device; the operator itself is moved. Images stay."""
+        return replace(self, y=self.y.to(device), A=self.A.to(device))
 
 
 @dataclass(frozen=True, eq=False)

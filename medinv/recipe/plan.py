@@ -21,8 +21,8 @@ from medinv.priors.batches import largest_chunk, limit_chunks
 from medinv.recipe.measurement import Measured
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
-from medinv.recipe.slab import n_slices, slab
-from medinv.resources import TensorCount, available_bytes, held_bytes, measure
+from medinv.recipe.slab import n_slices, prior_of_slab, slab
+from medinv.resources import TensorCount, available_bytes, device_bytes, held_bytes, measure
 
 _GIB = 2**30
 _ROOM = 0.95  # of the available memory that a plan may take
@@ -36,8 +36,8 @@ class Plan:
     Attributes:
         seconds: by method, all samples together.
         host_bytes: most memory of the process, with what it holds already.
-        device_bytes: of an accelerator; recipes run on the CPU, so none.
-        available_bytes: what there is, with what the process holds; None if unknown.
+        device_bytes: most memory of torch's tensors on a CUDA device, 0 if it runs on the CPU.
+        available_bytes: what there is where the solver runs, with what is held; None if unknown.
         batch: slices that pass through the network at once.
 
     Example:
@@ -57,7 +57,9 @@ class Plan:
         duration = f"{total / 60:.1f} minutes" if total >= 60 else f"{total:.0f} seconds"
         known = self.available_bytes
         of = "" if known is None else f" of {known / _GIB:.1f} GiB"
-        return (f"about {duration} and {self.host_bytes / _GIB:.1f} GiB{of}, {self.batch} "
+        n_bytes, where = ((self.device_bytes, " on the GPU") if self.device_bytes
+                          else (self.host_bytes, ""))
+        return (f"about {duration} and {n_bytes / _GIB:.1f} GiB{of}{where}, {self.batch} "
                 "slices at a time")
 
     def facts(self) -> dict[str, Any]:
@@ -92,20 +94,26 @@ def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> 
         InputError: the memory does not suffice even for one slice at a time.
     """
     held, room = held_bytes(), available_bytes()
+    device = device_bytes(measured.y.device)
     chunk = 1 if prior is None else largest_chunk(prior)
     few = slab(measured, chunk)
     growth = n_slices(measured) / n_slices(few)
     few.A.norm()
-    network = _network(few, prior)
+    part = None if prior is None else prior_of_slab(prior, measured, chunk)
+    network = _network(few, part)
     methods = (*recipe.baselines, recipe.solver)
-    seconds = {s.title: _seconds(s, few, prior, growth, network[0]) for s in methods}
+    seconds = {s.title: _seconds(s, few, part, growth, network[0]) for s in methods}
     seconds[recipe.solver.title] *= recipe.samples
     needs = [_memory(s, measured, prior, network[1]) for s in methods]
-    available = None if room is None else held + room
+    host = held + _kept(recipe, few, growth)
+    if device is None:
+        fixed, available = host, None if room is None else held + room
+    else:
+        (fixed, room), held = device, device[0]
+        available = held + room
     batch = chunk
-    kept = _kept(recipe, few, growth)
     while True:
-        total = held + kept + max(need.total(batch / chunk) for need in needs)
+        total = fixed + max(need.total(batch / chunk) for need in needs)
         if available is None or total <= held + _ROOM * (available - held) or batch == 1:
             break
         batch //= 2
@@ -116,7 +124,9 @@ def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> 
             "leave out baselines, or use a machine with more memory")
     if prior is not None:
         limit_chunks(prior, batch)
-    return Plan(seconds, total, 0, available, batch)
+    if device is None:
+        return Plan(seconds, total, 0, available, batch)
+    return Plan(seconds, host, total, available, batch)
 
 
 def _network(few: Measured, prior: Prior | None) -> tuple[float, int]:
@@ -125,7 +135,7 @@ def _network(few: Measured, prior: Prior | None) -> tuple[float, int]:
         return 0.0, 0
     x = few.A.adjoint(few.y)
     prior(x, 1.0)
-    with measure() as cost:
+    with measure(x.device) as cost:
         prior(x, 1.0)
     return cost.seconds, cost.peak_bytes
 
@@ -135,7 +145,9 @@ def _seconds(settings: SolverSettings, few: Measured, prior: Prior | None, growt
     """Of the whole volume: setup, and the second step as often as there are steps."""
     times = [time.perf_counter()]
 
-    def on_step(i: int, _: Tensor) -> None:  # noqa: ARG001
+    def on_step(i: int, x: Tensor) -> None:  # noqa: ARG001
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
         times.append(time.perf_counter())
         if len(times) > 2:
             raise _Enough

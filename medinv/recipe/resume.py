@@ -37,7 +37,8 @@ def unfinished_path(output: str | Path) -> Path:
 def snapshots_of(folder: Path, recipe: ReconstructRecipe, measured: Measured,
                  prior: Prior | None) -> Snapshots:
     """The snapshots of a run; those of another recipe, input, prior or version are refused."""
-    facts = f"{version('medinv')} {torch.__version__} {recipe_hash(recipe)}"
+    device = measured.y.device.type
+    facts = f"{version('medinv')} {torch.__version__} {device} {recipe_hash(recipe)}"
     hashed = hashlib.sha256(facts.encode())
     for tensor in _tensors(measured, prior):
         hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -16,7 +16,7 @@ from medinv.data.sets.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
-from medinv.priors.batches import limit_chunks
+from medinv.priors.batches import limit_chunks, raise_chunks
 from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.auto import choose
 from medinv.recipe.blocks import (
@@ -36,7 +36,7 @@ from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
-from medinv.resources import measure
+from medinv.resources import choose_device, measure
 from medinv.solvers.snapshots import Snapshots
 
 
@@ -56,6 +56,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+_MORE_AT_ONCE = 8  # images in a CUDA device's network, times those in the CPU's
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,8 @@ class Run:
             "NRMSE": nrmse(method.image, reference),
         }
         return quality | {
-            "residual": measurement_residual(method.image, measured.y, measured.A),
+            "residual": measurement_residual(method.image.to(measured.y.device), measured.y,
+                                             measured.A),
             "seconds": method.seconds,
             "peak memory (GiB)": method.peak_bytes / 2**30,
         }
@@ -246,19 +248,20 @@ class _Task:
         def on_step(i: int, _: Tensor) -> None:
             self.report(Progress(stage, i + 1, steps))
 
-        with measure() as cost:
+        with measure(measured.y.device) as cost:
             if needs_prior(settings):
                 joined = None if snapshots is None else snapshots.joined_by(clock)
                 image = solver(measured.y, measured.A, self.prior, on_step=on_step,
                                rng=Generator().manual_seed(seed), snapshots=joined)
             else:
                 image = solver(measured.y, measured.A, on_step=on_step)
-        return Method(image, clock.seconds(), cost.peak_bytes)
+        return Method(image.cpu(), clock.seconds(), cost.peak_bytes)
 
 
 def _problem(recipe: ReconstructRecipe,
              input: str | Path | None) -> tuple[Measured, Prior | None]:  # noqa: A002
     """The measurement and the prior; a wrong setting fails here, before anything is computed."""
+    device = choose_device(recipe.device)
     prior = None if recipe.prior is None else build_prior(recipe.prior)
     measured = measure_recipe(recipe, None if input is None else Path(input))
     if prior is not None:
@@ -266,7 +269,11 @@ def _problem(recipe: ReconstructRecipe,
         if recipe.context is not None:
             prior = condition(prior, recipe.context, measured)
     recipe.solver.build(measured.noise_std)
-    return measured, prior
+    if prior is not None:
+        prior = prior.to(device)
+        if device.type == "cuda":
+            raise_chunks(prior, _MORE_AT_ONCE)
+    return measured.to(device), prior
 
 
 def _prepare(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None,

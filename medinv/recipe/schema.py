@@ -69,6 +69,9 @@ class ReconstructRecipe(Strict):
         False, description="choose the solver's weights by rules and a search on held-out data"
     )
     baselines: tuple[SolverSettings, ...] = ()
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where solvers run; auto: on the first CUDA device, if there is one"
+    )
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
     seed: int = Field(0, ge=0)
     output: Output = Output()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from medinv.operators.base import LinearOperator
 from medinv.operators.mri import CartesianMRI
+from medinv.priors import Prior
 from medinv.recipe.measurement import Measured
 
 
@@ -22,13 +25,25 @@ def slab(measured: Measured, n: int) -> Measured:
     total = n_slices(measured)
     if total <= n:
         return replace(measured, reference=None)
-    first = (total - n) // 2
-    part = slice(first, first + n)
+    part = _middle(total, n)
     A = measured.A
     if isinstance(A, CartesianMRI) and _has_slice_maps(A):
         mask = A.mask[part] if A.mask.ndim == 3 and len(A.mask) == total else A.mask
         A = CartesianMRI(A.maps[part], mask)
     return replace(measured, y=measured.y[part], A=A, reference=None)
+
+
+def prior_of_slab(prior: Prior, measured: Measured, n: int) -> Prior:
+    """The prior of the slices that `slab` takes."""
+    total = n_slices(measured)
+    if total <= n:
+        return prior
+    return prior.of_slices(torch.arange(total)[_middle(total, n)])
+
+
+def _middle(total: int, n: int) -> slice:
+    first = (total - n) // 2
+    return slice(first, first + n)
 
 
 def _has_slice_maps(A: LinearOperator) -> bool:

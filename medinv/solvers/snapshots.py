@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map_only
 
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
@@ -160,7 +161,8 @@ class Resumable:
         if known is None:
             return 0, x
         self._generator(x).set_state(known["rng"])
-        for other, state in zip(self._others, known["others"], strict=True):
+        others = tree_map_only(Tensor, lambda t: t.to(x.device), known["others"])
+        for other, state in zip(self._others, others, strict=True):
             other.restore(state)
         return known["step"], known["x"].to(x.device)
 

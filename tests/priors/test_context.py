@@ -15,6 +15,7 @@ from medinv.priors import (
     ContextPrior,
     MiniLM,
     NetworkPrior,
+    SlicePrior,
     TextEncoder,
     UNet,
     conditioned,
@@ -236,3 +237,16 @@ def test_clip_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(DependencyError, match="pip install transformers"):
         CLIPText()
+
+
+def test_slices_of_a_volume_keep_their_contexts(network_prior):
+    """However many go through the network at once, and in any part of the stack."""
+    contexts, x = torch.randn(5, 3), torch.randn(5, 8, 8)
+    given = ContextPrior(network_prior, contexts)
+    whole = given(x, 0.5)
+    torch.testing.assert_close(SlicePrior(given, chunk=2)(x, 0.5), whole)
+    index = torch.tensor([1, 3])
+    for prior in (given, SlicePrior(given)):
+        torch.testing.assert_close(prior.of_slices(index)(x[index], 0.5), whole[index])
+    torch.testing.assert_close(SlicePrior(given, -1, chunk=2)(x.movedim(0, -1), 0.5),
+                               whole.movedim(0, -1))

@@ -1,5 +1,7 @@
 """Low-rank test-time adaptation: identities, gradients, the guard; what DDIP and SCD return."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -230,3 +232,11 @@ def test_scd_takes_one_volume():
     A, y = slices()
     with pytest.raises(InputError, match="one image or volume"):
         SCD()(torch.stack([y, y]), A, network_prior())
+
+
+def test_scd_with_its_own_settings_smooths_its_estimate():
+    """The published defaults have a total variation, whose gradient passes through ``T``."""
+    A, y = slices()
+    x = SCD(steps=3)(y, A, network_prior(), rng=seeded())
+    plain = replace(SCD().adaptation, tv_weight=0.0)
+    assert not torch.equal(x, SCD(steps=3, adaptation=plain)(y, A, network_prior(), rng=seeded()))

@@ -69,6 +69,11 @@ def test_differences_and_their_adjoint(periodic):
         torch.testing.assert_close(left, right)
 
 
+def test_differences_have_a_gradient():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: finite_difference(x, -1), x)
+
+
 def test_a_constant_volume_is_a_fixed_point():
     x = torch.full((4, 2, 2), 0.7, dtype=torch.float64)
     tv = SplitTV(weight=0.3, rho=2.0, axes=(-3, -2, -1))
