@@ -251,8 +251,8 @@ class FanBeam(PlanarBeam):
         _check("FanBeam", shape, angles, dtype,
                {"pixel_mm": pixel_mm, "source_mm": source_mm, "detector_mm": detector_mm,
                 "col_mm": col_mm, "n_cols": n_cols}, (col_offset_mm, axis_offset_mm))
-        geometry = ct_geometry.fan(shape, angles.cpu(), pixel_mm, source_mm, detector_mm, n_cols, col_mm,
-                                   curved=curved, col_offset_mm=col_offset_mm,
+        geometry = ct_geometry.fan(shape, angles.cpu(), pixel_mm, source_mm, detector_mm, n_cols,
+                                   col_mm, curved=curved, col_offset_mm=col_offset_mm,
                                    axis_offset_mm=axis_offset_mm)
         super().__init__(geometry, angles, col_mm, dtype, memory_gib)
         self.source_mm, self.detector_mm, self.curved = source_mm, detector_mm, curved

@@ -63,7 +63,7 @@ def test_what_is_told_changes_the_image(content, monkeypatch):
     assert not torch.allclose(given, other)
 
 
-def test_every_slice_is_told_its_place_in_runs_plans_and_adaptation(content, tmp_path, monkeypatch):
+def test_every_slice_is_told_its_place_in_plans_and_adaptation(content, tmp_path, monkeypatch):
     """Twelve slices, while probes and adaptation look at a few of them."""
     monkeypatch.setattr(recipe_prior, "load_encoder", lambda name: Length())
     tiny.write_kspace(tmp_path / "scan.npy", torch.stack([tiny.disc_kspace()] * 12))
