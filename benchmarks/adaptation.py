@@ -24,15 +24,17 @@ from medinv.priors import load_prior
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
+from medinv.resources import choose_device
 from medinv.solvers import DDIP, DDS
 
 CHOSEN = Adaptation(loss="estimate", rank=16, inner_steps=8, gamma=30.0, cg_iter=5, sigma_min=0.3,
                     fresh_optimizer=False)
 
 
-def score(title: str, solver: DDS | DDIP, prior: str, measured: Measured) -> float:
+def score(title: str, solver: DDS | DDIP, name: str, measured: Measured) -> float:
     start = time.perf_counter()
-    x = solver(measured.y, measured.A, load_prior(prior), rng=torch.Generator().manual_seed(0))
+    prior = load_prior(name).to(measured.y.device)
+    x = solver(measured.y, measured.A, prior, rng=torch.Generator().manual_seed(0)).cpu()
     assert measured.reference is not None
     error = (x.clamp(min=0) - measured.reference).square().mean()
     value = float(10 * (measured.reference.max() ** 2 / error).log10())
@@ -50,11 +52,12 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--set", nargs="*", default=[], help="fields of Adaptation, rank=8")
     parser.add_argument("--wrong", help="prior of something else", default="ellipses-2d")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     args = parser.parse_args()
     recipe = load_reconstruct_recipe("demo-chest-ct", [
         f"measurement.volume.split={args.split}", f"measurement.slices=[0, {args.slices}]",
         f"measurement.views={args.views}", f"measurement.noise={args.noise}"])
-    measured = measure_recipe(recipe)
+    measured = measure_recipe(recipe).to(choose_device(args.device))
     solver = DDS(steps=args.steps, eta=1.0, sigma_max=3.0, sigma_min=0.02, gamma=30.0,
                  noise_std=measured.noise_std)
     print(f"{measured.origin}; {args.slices} slices\n\n{solver}\n\n"

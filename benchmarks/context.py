@@ -27,6 +27,7 @@ from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
+from medinv.resources import choose_device
 from medinv.training.contrasts import Contrast, simulated_contrast
 from medinv.training.prompts import load_encoder
 
@@ -64,9 +65,11 @@ def priors(told: NetworkPrior, plain: Prior, contrast: Contrast, slices: tuple[i
 
 def quality(recipe: ReconstructRecipe, measured: Measured, prior: Prior, seed: int) -> float:
     solver = recipe.solver.build(measured.noise_std)
+    device = choose_device(recipe.device)
+    measured, prior = measured.to(device), prior.to(device)
     rng = torch.Generator().manual_seed(seed)
     assert measured.reference is not None
-    return psnr(solver(measured.y, measured.A, prior, rng=rng), measured.reference)
+    return psnr(solver(measured.y, measured.A, prior, rng=rng).cpu(), measured.reference)
 
 
 def main() -> None:

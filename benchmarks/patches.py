@@ -19,6 +19,7 @@ from torch import Tensor
 from medinv.priors import Prior, load_prior
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.run import measure_recipe
+from medinv.resources import choose_device
 
 RECIPE = "ct-sparse-view-padis"
 
@@ -31,7 +32,9 @@ def psnr(x: Tensor, reference: Tensor) -> float:
 def compare(priors: dict[str, Prior], overrides: Sequence[str], only: Sequence[str]) -> None:
     """Print one line for each solver and prior."""
     recipe = load_reconstruct_recipe(RECIPE, overrides)
-    measured = measure_recipe(recipe)
+    device = choose_device(recipe.device)
+    measured = measure_recipe(recipe).to(device)
+    priors = {name: prior.to(device) for name, prior in priors.items()}
     assert measured.reference is not None
     for settings in (recipe.solver, *recipe.baselines):
         if settings.title not in only:
@@ -39,7 +42,7 @@ def compare(priors: dict[str, Prior], overrides: Sequence[str], only: Sequence[s
         solver = settings.build(measured.noise_std)
         for name, prior in priors.items():
             rng, start = torch.Generator().manual_seed(0), time.perf_counter()
-            x = solver(measured.y, measured.A, prior, rng=rng)
+            x = solver(measured.y, measured.A, prior, rng=rng).cpu()
             print(f"| {settings.title} | {name} | {psnr(x, measured.reference):.2f} | "
                   f"{time.perf_counter() - start:.0f} |", flush=True)
 

@@ -25,6 +25,7 @@ from medinv.priors import Prior, ProductPrior, SlicePrior, load_prior
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
+from medinv.resources import choose_device
 from medinv.solvers import DDS, TPDM, TV, DiffusionMBIR
 
 TASKS = {
@@ -52,7 +53,7 @@ def plane_psnr(x: Tensor, reference: Tensor) -> dict[str, float]:
 
 def row(method: str, run: Callable[[], Tensor], measured: Measured) -> tuple[str, Tensor]:
     start = time.perf_counter()
-    x = run()
+    x = run().cpu()
     seconds = time.perf_counter() - start
     assert measured.reference is not None
     values = plane_psnr(x, measured.reference)
@@ -83,7 +84,8 @@ def product(task: str, first: Prior, auxiliary: str | None) -> ProductPrior | No
         return ProductPrior([SlicePrior(first, -2), SlicePrior(first, -1)], (0.5, 0.5))
     if auxiliary is None:
         return None
-    pair = [SlicePrior(first, -3), SlicePrior(load_prior(auxiliary), -2)]
+    device = next(first.parameters()).device
+    pair = [SlicePrior(first, -3), SlicePrior(load_prior(auxiliary).to(device), -2)]
     return ProductPrior(pair, (0.5, 0.5))
 
 
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="only those that match this expression")
     parser.add_argument("--calls", type=int, nargs="+", default=[20, 50, 100, 200, 400])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     lines = []
@@ -169,7 +172,8 @@ def main() -> None:
         solver = recipe.solver.build(measured.noise_std)
         assert isinstance(solver, DDS)
         prior_name = recipe.prior if isinstance(recipe.prior, str) else recipe.prior.primary
-        prior = load_prior(prior_name)
+        device = choose_device(args.device)
+        measured, prior = measured.to(device), load_prior(prior_name).to(device)
         say(f"\n### {task}, {args.split} slices, {args.what}\n\n{measured.origin}; "
             f"{measured.facts}.\n\n{solver}\n\n"
             "| method | axial | coronal | sagittal | seconds |\n|---|---|---|---|---|")

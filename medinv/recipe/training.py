@@ -46,7 +46,10 @@ def _origin(recipe: TrainRecipe) -> dict[str, object]:
     names = sorted({source.manifest for source in sources if source.manifest is not None})
     data = [{"name": m.name, "licence": m.licence, "source": m.source}
             for m in map(load_manifest, names)]
-    if any(source.manifest is None for source in sources):
+    if any(source.phantom is not None for source in sources):
+        data.append({"name": "random ellipses", "licence": "none needed",
+                     "source": "medinv.training.ellipses"})
+    if any(source.manifest is None and source.phantom is None for source in sources):
         data.append({"name": "a folder of volumes", "licence": "unknown", "source": "unknown"})
     return {
         "recipe": recipe.name,

@@ -51,7 +51,8 @@ class CudaProjector:
         projector = self._astra_projector(len(images))
         try:
             torch.cuda.synchronize(images.device)
-            kernel(projector, images.contiguous(), sinograms.contiguous())  # type: ignore[operator]
+            kernel(projector, images.detach().contiguous(),  # type: ignore[operator]
+                   sinograms.detach().contiguous())
         finally:
             astra.projector3d.delete(projector)
 
@@ -109,7 +110,7 @@ class CudaVolumeProjector:
         try:
             torch.cuda.synchronize(volumes.device)
             for volume, projection in zip(volumes, projections, strict=True):
-                kernel(projector, volume, projection)  # type: ignore[operator]
+                kernel(projector, volume.detach(), projection.detach())  # type: ignore[operator]
         finally:
             astra.projector3d.delete(projector)
 
