@@ -30,6 +30,7 @@ from medinv.priors import load_prior
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
+from medinv.resources import choose_device
 from medinv.solvers import CGSENSE, DDS, FBP, TV, L1Wavelet, ZeroFilled
 
 TASKS = {
@@ -52,14 +53,14 @@ class Row:
     def text(self, measured: Measured) -> str:
         image = self.image if self.image.is_complex() else self.image.clamp(min=0)
         assert measured.reference is not None
-        residual = measurement_residual(image, measured.y, measured.A)
+        residual = measurement_residual(image.to(measured.y.device), measured.y, measured.A)
         return (f"| {self.method} | {psnr(image, measured.reference):.2f} | "
                 f"{ssim(image, measured.reference):.4f} | {residual:.4f} | {self.seconds:.0f} |")
 
 
 def timed(method: str, run: Callable[[], Tensor]) -> Row:
     start = time.perf_counter()
-    image = run()
+    image = run().cpu()
     return Row(method, image, time.perf_counter() - start)
 
 
@@ -114,7 +115,7 @@ def classical(task: str, measured: Measured) -> Iterator[Row]:
 
 
 def diffusion(solver: DDS, prior_name: str, measured: Measured, samples: int) -> Iterator[Row]:
-    prior = load_prior(prior_name)
+    prior = load_prior(prior_name).to(measured.y.device)
     rows = [
         timed("DDS, one sample", lambda seed=seed: solver(
             measured.y, measured.A, prior, rng=torch.Generator().manual_seed(seed)))
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--skip-classical", action="store_true")
     parser.add_argument("--prior", help="a checkpoint instead of the recipe's")
     parser.add_argument("--set", nargs="*", default=[], help="solver fields, steps=20")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     lines = []
@@ -147,7 +149,7 @@ def main() -> None:
         settings = [f"solver.{pair}" for pair in args.set]
         recipe = load_reconstruct_recipe(
             name, [*overrides, f"measurement.volume.split={args.split}", *settings])
-        measured = measure_recipe(recipe)
+        measured = measure_recipe(recipe).to(choose_device(args.device))
         solver = recipe.solver.build(measured.noise_std)
         assert isinstance(solver, DDS)
         say(f"\n### {task}, {args.split} slices\n\n{measured.origin}; {measured.facts}.\n")
