@@ -6,13 +6,15 @@ k-space at R = 8 of test slices (the superior third of a brain that no prior was
 the recipe mri-brain-contextmri simulates it, in the four contrasts that the prior was trained on;
 all but T1w are simulated from T1w by the same fixed curves. A seed decides mask, phase, noise and
 the solver's noise. The prior is told contrast, plane and place (true), nothing (none), or another
-contrast with the true place (wrong: T2w for T1w and so on round the list). Beside them stands the
-prior that takes no prompts, from which the other's training started.
+contrast with the true place (wrong contrast: T2w for T1w and so on round the list), or that
+contrast, a sagittal plane and the place mirrored (all wrong). Beside them stands the prior that
+takes no prompts, from which the other's training started.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,21 +47,23 @@ def write_contrast(contrast: Contrast, path: Path) -> None:
     test.with_data(simulated_contrast(test.data.float() / unit, contrast)).to_nifti(path)
 
 
-def prompts(contrast: Contrast, slices: tuple[int, int]) -> list[str]:
+def prompts(contrast: Contrast, slices: tuple[int, int], *, lie: bool = False) -> list[str]:
     first, last = ((HEIGHT - SPLIT + i) / HEIGHT for i in slices)
-    told = Metadata(anatomy="brain", contrast=contrast, plane="axial")
-    return volume_prompts(told, slices[1] - slices[0], (first, last))
+    told = Metadata(anatomy="brain", contrast=contrast, plane="sagittal" if lie else "axial")
+    return volume_prompts(told, slices[1] - slices[0],
+                          (1 - last, 1 - first) if lie else (first, last))
 
 
 def priors(told: NetworkPrior, plain: Prior, contrast: Contrast, slices: tuple[int, int]
            ) -> Iterator[tuple[str, Prior]]:
     encoder = load_encoder("minilm")
     true = prompts(contrast, slices)
-    wrong = prompts(CONTRASTS[(CONTRASTS.index(contrast) + 1) % len(CONTRASTS)], slices)
+    other = CONTRASTS[(CONTRASTS.index(contrast) + 1) % len(CONTRASTS)]
     yield "true", conditioned(told, true, encoder)
     yield "true, weight 2", conditioned(told, true, encoder, 2.0)
     yield "none", told
-    yield "wrong", conditioned(told, wrong, encoder)
+    yield "wrong contrast", conditioned(told, prompts(other, slices), encoder)
+    yield "all wrong", conditioned(told, prompts(other, slices, lie=True), encoder)
     yield "prior without prompts", plain
 
 
@@ -79,6 +83,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--slices", type=int, nargs=2, default=(8, 24))
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--told", default="", help="only what matches this expression, and none")
     parser.add_argument("--set", nargs="*", default=[], help="other settings of the recipe")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -95,6 +100,8 @@ def main() -> None:
             for seed in range(args.seeds):
                 measured = measure_recipe(recipe.model_copy(update={"seed": seed}), path)
                 for title, prior in priors(told, plain, contrast, slices):
+                    if title != "none" and not re.search(args.told, title):
+                        continue
                     score = quality(recipe, measured, prior, seed)
                     scores.setdefault((contrast, title), []).append(score)
                     print(contrast, seed, title, f"{score:.2f}", flush=True)

@@ -201,7 +201,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise InputError("device: cuda is asked for, but torch finds no CUDA device; take auto or "
                          "cpu, or install torch with CUDA")
-    return torch.device(name, 0 if name == "cuda" else None)
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
 
 
 def device_bytes(device: torch.device) -> tuple[int, int] | None:

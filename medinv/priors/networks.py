@@ -115,7 +115,8 @@ class UNet(nn.Module):
         """Features of ``x`` at noise coordinate ``noise`` (EDM's ``log(sigma) / 4``)."""
         ny, nx = x.shape[-2:]
         pad = (0, -nx % self.stride, 0, -ny % self.stride)
-        h = F.pad(x, pad, mode="reflect") if any(pad) else x
+        mode = "reflect" if pad[1] < nx and pad[3] < ny else "replicate"
+        h = F.pad(x, pad, mode=mode) if any(pad) else x
         phase = noise[:, None] * self.frequencies * torch.pi
         emb = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
         if context is not None:

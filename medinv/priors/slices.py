@@ -60,7 +60,7 @@ class SlicePrior(Prior):
         everything = torch.arange(slices.shape[-3])
         denoised = halving(self, lambda: torch.stack([
             torch.cat([self._denoise(part, index, level) for part, index in zip(
-                volume.split(self.chunk), everything.split(self.chunk), strict=True)])
+                torch.split(volume, self.chunk), torch.split(everything, self.chunk), strict=True)])
             for volume, level in zip(volumes, levels, strict=True)
         ]))
         return denoised.reshape(slices.shape).movedim(-3, self.axis)

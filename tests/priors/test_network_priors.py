@@ -40,7 +40,7 @@ class Identity(LinearOperator):
 
 
 @pytest.mark.parametrize("complex_images", [False, True])
-@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (3, 5, 6), (2, 3, 6, 5)])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (3, 5, 6), (2, 3, 6, 5), (1, 9), (2, 1, 1)])
 def test_any_size_and_batch(complex_images, shape):
     prior = tiny_prior(complex_images=complex_images)
     x = torch.randn(shape, dtype=prior.dtype)
