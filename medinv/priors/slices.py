@@ -57,16 +57,19 @@ class SlicePrior(Prior):
         volumes = slices.reshape(-1, *slices.shape[-3:])
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         levels = levels.expand(x.shape[:-3]).flatten()
-        everything = torch.arange(slices.shape[-3])
         denoised = halving(self, lambda: torch.stack([
-            torch.cat([self._denoise(part, index, level) for part, index in zip(
-                torch.split(volume, self.chunk), torch.split(everything, self.chunk), strict=True)])
-            for volume, level in zip(volumes, levels, strict=True)
+            self._in_parts(volume, level) for volume, level in zip(volumes, levels, strict=True)
         ]))
         return denoised.reshape(slices.shape).movedim(-3, self.axis)
 
-    def _denoise(self, part: Tensor, index: Tensor, sigma: Tensor) -> Tensor:
-        prior = self.prior.of_slices(index)
+    def _in_parts(self, volume: Tensor, sigma: Tensor) -> Tensor:
+        """Slices (n, y, x), ``chunk`` at a time."""
+        parts = torch.split(volume, self.chunk)
+        indices = torch.split(torch.arange(len(volume)), self.chunk)
+        return torch.cat([self._denoise(self.prior.of_slices(index), part, sigma)
+                          for part, index in zip(parts, indices, strict=True)])
+
+    def _denoise(self, prior: Prior, part: Tensor, sigma: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and part.requires_grad):
             return prior(part, sigma)  # type: ignore[no-any-return]
         denoised: Tensor = checkpoint(prior, part, sigma, use_reentrant=False)
