@@ -99,7 +99,7 @@ def plan(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Estimate minutes and memory of a recipe, from two steps of each method on a few slices."""
+    """Estimate minutes and memory of a recipe, from three steps of each method on a few slices."""
     from medinv.recipe.load import load_reconstruct_recipe
     from medinv.recipe.run import plan_recipe
 

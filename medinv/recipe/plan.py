@@ -1,4 +1,4 @@
-"""What a run will cost, from two steps of each method on a few slices.
+"""What a run will cost, from three steps of each method on a few slices.
 
 Time grows with the slices, but for test-time adaptation, which looks at a fixed number of them.
 Memory is the larger of two moments: in the network, what the solver holds beside the activations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class _Enough(Exception):  # noqa: N818  (no error)
 
 @torch.no_grad()
 def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> Plan:
-    """Try two steps of each method on a slab, and choose the batch that fits into memory.
+    """Try three steps of each method on a slab, and choose the batch that fits into memory.
 
     The prior's batch is made smaller where it has to be.
 
@@ -142,23 +143,26 @@ def _network(few: Measured, prior: Prior | None) -> tuple[float, int]:
 
 def _seconds(settings: SolverSettings, few: Measured, prior: Prior | None, growth: float,
              network: float) -> float:
-    """Of the whole volume: setup, and the second step as often as there are steps."""
-    times = [time.perf_counter()]
+    """Of the whole volume: setup, and a step as often as there are steps.
+
+    The first step warms up; of the two that follow the faster counts, which other programs
+    disturbed less.
+    """
+    start, ends = time.perf_counter(), list[float]()
 
     def on_step(i: int, x: Tensor) -> None:  # noqa: ARG001
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
-        times.append(time.perf_counter())
-        if len(times) > 2:
+        ends.append(time.perf_counter())
+        if len(ends) > 2:
             raise _Enough
 
     with suppress(_Enough):
         _run(settings, few, prior, on_step)
-        times.append(time.perf_counter())
-    if settings.steps is None or len(times) < 3:
-        return (times[-1] - times[0]) * growth
-    step = times[2] - times[1]
-    setup = max(times[1] - times[0] - step, 0.0)
+    if settings.steps is None or len(ends) < 2:
+        return (time.perf_counter() - start) * growth
+    step = min(after - before for before, after in pairwise(ends))
+    setup = max(ends[0] - start - step, 0.0)
     if "adaptation" in settings.fields:
         return setup + settings.steps * (step + network * (growth - 1))
     return (setup + settings.steps * step) * growth
