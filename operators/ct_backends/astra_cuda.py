@@ -141,7 +141,8 @@ def _require_cuda(name: str) -> None:
 
     if not astra.use_cuda():
         raise DependencyError(f"{name}: astra-toolbox has no CUDA support or finds no device; "
-                              "install its CUDA build or move the input with .cpu().")
+                              "install its CUDA build, or stay on the CPU (.cpu(), or --device "
+                              "cpu for recipes).")
 
 
 def _require_single(name: str, x: Tensor) -> None:
