@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PLANES = ("axial", "coronal", "sagittal")
 _ERROR_SHARE = 0.2
 _COLUMN_INCHES = 2.2
+_WORD_INCHES = 0.5  # of "coronal", upright
 _LETTERS_PER_INCH = 14
 _BRIGHTEST = 0.998
 _THINNEST = 0.02
@@ -162,7 +163,9 @@ def _draw(
             if row == 0:
                 axis.set_title(title, fontsize=9)
             if column == 0:
-                axis.set_ylabel(plane.name, fontsize=9)
+                low = heights[row] < _WORD_INCHES
+                axis.set_ylabel(plane.name, fontsize=9, rotation=0 if low else 90,
+                                ha="right" if low else "center", va="center" if low else "bottom")
     letters_per_line = int(_LETTERS_PER_INCH * _COLUMN_INCHES * len(panels))
     figure.supxlabel(textwrap.fill(caption, letters_per_line), fontsize=8)
     return figure
