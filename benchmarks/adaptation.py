@@ -1,8 +1,7 @@
 """How much of the gap between a wrong prior and the right one adaptation closes.
 
     python benchmarks/adaptation.py --split test
-    python benchmarks/adaptation.py --split test --noise 0.0005 --steps 30 --set cg_iter=10 \
-        gamma=null sigma_min=0.08 inner_steps=10
+    python benchmarks/adaptation.py --split test --noise 0.0005 --rates 0.003 --set sigma_min=0.15
     python benchmarks/adaptation.py --split test --set loss=residual sigma_min=0
 
 Chest CT, 40 views: a prior of random ellipses, the same adapted to the measurement (D3IP), and the
@@ -27,7 +26,7 @@ from medinv.recipe.run import measure_recipe
 from medinv.resources import choose_device
 from medinv.solvers import DDIP, DDS
 
-CHOSEN = Adaptation(loss="estimate", rank=16, inner_steps=8, gamma=30.0, cg_iter=5, sigma_min=0.3,
+CHOSEN = Adaptation(loss="estimate", rank=16, inner_steps=20, gamma=30.0, cg_iter=5, sigma_min=0.1,
                     fresh_optimizer=False)
 
 
