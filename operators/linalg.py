@@ -225,8 +225,8 @@ def finite_difference(x: Tensor, axis: int, periodic: bool = False) -> Tensor:
         return x.roll(-1, axis) - x
     n = x.shape[axis]
     out = torch.zeros_like(x)
-    here, there, inner = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1), out.narrow(
-        axis, 0, n - 1)
+    here, there = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
+    inner = out.narrow(axis, 0, n - 1)
     if torch.is_grad_enabled() and x.requires_grad:
         inner.add_(there).sub_(here)
     else:  # in one pass

