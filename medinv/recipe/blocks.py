@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+MOST = 1_000_000
+"""No length, size or count in a recipe is larger."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(gt=0)]
 Pooling = tuple[
@@ -27,9 +29,17 @@ Interval = Annotated[tuple[int, int], AfterValidator(_increasing)]
 
 
 class Strict(BaseModel):
-    """A block that refuses fields it does not know."""
+    """A block that refuses fields it does not know, and sizes beyond any scan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _of_this_world(self) -> Strict:
+        for key, item in self:
+            for number in item if isinstance(item, tuple) else (item,):
+                if isinstance(number, int | float) and number > MOST and key != "seed":
+                    raise ValueError(f"{key}: expected at most {MOST:,}, got {number:,}")
+        return self
 
 
 class VolumeSource(Strict):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from medinv.errors import RecipeError
+from medinv.plain_yaml import check_plain, load_yaml
 from medinv.recipe.schema import Recipe, ReconstructRecipe, TrainRecipe
-from medinv.recipe.settings import suggest
+from medinv.recipe.settings import shown, suggest
 
 _RECIPES: TypeAdapter[ReconstructRecipe | TrainRecipe] = TypeAdapter(Recipe)
+_MAX_PROBLEMS = 20
 
 
 def recipe_names() -> list[str]:
@@ -62,12 +64,10 @@ def load_recipe(
     >>> load_recipe("demo-chest-ct", ["measurement.views=20"]).measurement.views
     20
     """
-    try:
-        content = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {name}: not valid YAML: {error}") from error
+    content = load_yaml(recipe_text(name), f"recipe {name}", RecipeError)
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe {name}: expected fields (name, task...), found {content!r}")
+        raise RecipeError(f"recipe {name}: expected fields (name, task...), found "
+                          f"{shown(content)}")
     for path, value in _parsed(overrides).items():
         _override(content, path, value)
     return validate_recipe(content, str(name))
@@ -99,11 +99,15 @@ def validate_recipe(content: object, name: str) -> ReconstructRecipe | TrainReci
     Raises:
         RecipeError: an unknown field or a wrong value, each with its path.
     """
+    check_plain(content, f"recipe {name}", RecipeError)
     try:
         return _RECIPES.validate_python(content)
     except ValidationError as error:
-        problems = "\n  ".join(_explain(item) for item in error.errors())
-        raise RecipeError(f"recipe {name}:\n  {problems}") from None
+        items = error.errors()
+        lines = [_explain(item) for item in items[:_MAX_PROBLEMS]]
+        if len(items) > _MAX_PROBLEMS:
+            lines.append(f"and {len(items) - _MAX_PROBLEMS} more")
+        raise RecipeError(f"recipe {name}:\n  " + "\n  ".join(lines)) from None
 
 
 def recipe_json(recipe: ReconstructRecipe | TrainRecipe) -> dict[str, Any]:
@@ -130,10 +134,9 @@ def _parsed(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object
         path, equals, text = item.partition("=")
         if not equals or not path:
             raise RecipeError(f"--set {item}: expected key=value, such as solver.steps=20")
-        try:
-            parsed[path.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {item}: the value is not valid YAML: {error}") from error
+        if path.strip() in parsed:
+            raise RecipeError(f"--set {path.strip()}: given twice; keep one")
+        parsed[path.strip()] = load_yaml(text, f"--set {item[:80]}", RecipeError)
     return parsed
 
 
@@ -148,7 +151,7 @@ def _override(content: dict[str, Any], path: str, value: object) -> None:
             node = node.setdefault(name, {})
         if not isinstance(node, dict | list):
             raise RecipeError(
-                f"--set {path}: {name!r} is no block but {node!r}, so it has no fields to set"
+                f"--set {path}: {name!r} is no block but {shown(node)}, so it has no fields to set"
             )
     if isinstance(node, list):
         node[_index(node, last, path)] = value
@@ -157,8 +160,9 @@ def _override(content: dict[str, Any], path: str, value: object) -> None:
 
 
 def _index(items: list[Any], name: str, path: str) -> int:
-    if not name.isdigit() or int(name) >= len(items):
-        raise RecipeError(f"--set {path}: expected an index below {len(items)}, got {name!r}")
+    if not re.fullmatch("[0-9]{1,6}", name) or int(name) >= len(items):
+        raise RecipeError(f"--set {path}: expected an index below {len(items)}, got "
+                          f"{shown(name)}")
     return int(name)
 
 
@@ -174,7 +178,7 @@ def _explain(item: Any) -> str:  # noqa: ANN401  (pydantic's ErrorDetails is a T
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         context = item["ctx"]
         tag = context["discriminator"].strip("'")
-        came = f", got {context['tag']!r}" if "tag" in context else "; add it"
+        came = f", got {shown(context['tag'])}" if "tag" in context else "; add it"
         expected = context.get("expected_tags") or ", ".join(
             repr(key) for key in schema.get("discriminator", {}).get("mapping", {})
         )
@@ -182,7 +186,7 @@ def _explain(item: Any) -> str:  # noqa: ANN401  (pydantic's ErrorDetails is a T
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{field}: {message}"
-    return f"{field}: {message[0].lower()}{message[1:]}, got {item['input']!r}"
+    return f"{field}: {message[0].lower()}{message[1:]}, got {shown(item['input'])}"
 
 
 def _walk(location: tuple[int | str, ...]) -> tuple[dict[str, Any], list[str]]:

@@ -73,7 +73,7 @@ class ReconstructRecipe(Strict):
         "auto", description="where solvers run; auto: on the first CUDA device, if there is one"
     )
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     output: Output = Output()
 
     @model_validator(mode="after")

@@ -23,10 +23,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from medinv.errors import InputError
+from medinv.recipe.blocks import MOST
 from medinv.solvers.base import DiffusionSolver
 
 MEASUREMENT = "measurement"
 """As a solver's ``noise_std``: the noise that the measurement was simulated or estimated with."""
+_SHOWN = 120
 
 
 class SolverSettings(BaseModel):
@@ -42,9 +44,10 @@ class SolverSettings(BaseModel):
     def _check_fields(cls, value: object) -> object:
         """Validate the fields against the dataclass and fill in its defaults."""
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError(f"expected {{name: ..., settings...}}, got {value!r}")
+            raise ValueError(f"expected {{name: ..., settings...}}, got {shown(value)}")
         own = {key: value[key] for key in ("name", "label") if key in value}
         settings = {key: item for key, item in value.items() if key not in own}
+        _check_counts(own["name"], settings)
         solver = solver_class(own["name"])
         from_measurement = settings.get("noise_std") == MEASUREMENT
         trial = {**settings, "noise_std": 1.0} if from_measurement else settings
@@ -139,7 +142,7 @@ def solver_class(name: str) -> type[Any]:
     from medinv import solvers
 
     if name not in solver_names():
-        raise ValueError(f"no solver is called {name!r}{suggest(name, solver_names())}")
+        raise ValueError(f"no solver is called {shown(name)}{suggest(name, solver_names())}")
     found: type[Any] = getattr(solvers, name)
     return found
 
@@ -178,9 +181,19 @@ def _construct(solver: type[Any], model: BaseModel, noise_std: float) -> Callabl
     return built
 
 
+def shown(value: object) -> str:
+    """A wrong value in a message, at most 120 characters of it.
+
+    >>> shown("a" * 1000)[-10:]
+    'aaaaaaa...'
+    """
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN - 3]}..."
+
+
 def suggest(word: str, known: list[str]) -> str:
     """``; did you mean 'x'? Known: ...``, as the end of a message."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} Known: {', '.join(sorted(known)) or 'none'}"
 
@@ -202,6 +215,15 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     return inlined
 
 
+def _check_counts(name: str, settings: dict[str, Any]) -> None:
+    """Refuse steps and iterations that no run would see the end of."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _check_counts(f"{name}.{key}", value)
+        if isinstance(value, int) and value > MOST:
+            raise ValueError(f"{name}.{key}: expected at most {MOST:,}, got {value:,}")
+
+
 def _is_solver(item: object) -> bool:
     return isinstance(item, type) and dataclasses.is_dataclass(item)
 
@@ -212,11 +234,11 @@ def _explain(name: str, error: ValidationError) -> str:
     for item in error.errors():
         field = ".".join(map(str, item["loc"]))
         if item["type"] == "extra_forbidden":
-            parts.append(f"{name} has no setting {field!r}{suggest(field, known)}")
+            parts.append(f"{name} has no setting {shown(field)}{suggest(field, known)}")
         elif item["type"] == "missing":
             parts.append(f"{name} needs the setting {field!r}; add it")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            given = "" if isinstance(item["input"], dict) else f", got {shown(item['input'])}"
             parts.append(f"{name}.{field}: {message}{given}")
     return "; ".join(parts)

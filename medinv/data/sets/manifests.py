@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medinv.errors import DataError
+from medinv.plain_yaml import load_yaml
 
 
 def _inside(path: str) -> str:
@@ -340,9 +340,7 @@ def _read(name: str | Path) -> str:
 
 def _parse(text: str, name: str) -> Manifest:
     try:
-        return Manifest.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise DataError(f"manifest {name}: not valid YAML: {error}") from error
+        return Manifest.model_validate(load_yaml(text, f"manifest {name}", DataError))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}"

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
 from medinv.errors import CheckpointError
+from medinv.plain_yaml import load_yaml
 from medinv.priors.adapters import VP, AdaptedNetwork
 from medinv.priors.base import IntensityScale
 from medinv.priors.checkpoint import PriorCard, build_network, write_checkpoint
@@ -96,9 +96,10 @@ def read_config(config: str | PriorCard) -> PriorCard:
 
 def _read_mapping(path: Path) -> dict[str, object]:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: can't be read: {error}") from error
+    fields = load_yaml(text, path.name, CheckpointError)  # JSON is YAML
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path.name}: expected fields and values, got "
                               f"{json.dumps(fields, default=str)[:40]}")
