@@ -6,6 +6,7 @@ from medinv.priors.context import ContextPrior, conditioned
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.foreign.convert import import_prior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
+from medinv.priors.jacobian import linearize
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchPrior
 from medinv.priors.product import ProductPrior
@@ -32,6 +33,7 @@ __all__ = [
     "geometric_sigmas",
     "import_prior",
     "karras_sigmas",
+    "linearize",
     "load_prior",
     "prior_names",
     "read_card",

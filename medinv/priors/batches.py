@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 T = TypeVar("T")
 _MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
@@ -46,6 +47,26 @@ def halving(prior: nn.Module, compute: Callable[[], T]) -> T:
         if torch.cuda.is_available():  # after the error, with all that it held on to, is gone
             torch.cuda.empty_cache()
     return compute()
+
+
+def in_parts(compute: Callable[..., Tensor],
+             parts: Sequence[Sequence[Any]]) -> Tensor:
+    """``compute`` of each part, joined; where gradients are recorded, in the memory of one part.
+
+    Several parts are then computed again on the way back, one by one, instead of keeping what the
+    network remembers of each. A single part keeps it, so that further gradients cost no forward.
+
+    Args:
+        compute: gives a tensor for the arguments of a part.
+        parts: the arguments of each.
+
+    Example:
+        >>> in_parts(lambda x, y: x * y, [(torch.ones(2), 2), (torch.ones(1), 3)])
+        tensor([2., 2., 3.])
+    """
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return torch.cat([compute(*part) for part in parts])
+    return torch.cat([checkpoint(compute, *part, use_reentrant=False) for part in parts])
 
 
 def raise_chunks(prior: nn.Module, factor: int) -> None:

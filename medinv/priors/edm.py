@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medinv.priors.base import IntensityScale, Prior
-from medinv.priors.batches import halving
+from medinv.priors.batches import halving, in_parts
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
@@ -110,13 +110,13 @@ class NetworkPrior(Prior):
 
     def _in_parts(self, images: Tensor, sigmas: Tensor, contexts: Tensor | None) -> Tensor:
         """Images (b, y, x), ``chunk`` at a time."""
-        given = None if contexts is None else torch.split(contexts, self.chunk)
-        return torch.cat([
-            from_channels(self.denoise(to_channels(part), sigma,
-                                       None if given is None else given[i]), self.dtype)
-            for i, (part, sigma) in enumerate(zip(
-                torch.split(images, self.chunk), torch.split(sigmas, self.chunk), strict=True))
-        ])
+        parts = [torch.split(t, self.chunk) for t in (images, sigmas)]
+        given = ([None] * len(parts[0]) if contexts is None
+                 else torch.split(contexts, self.chunk))
+        return in_parts(self._denoise, list(zip(*parts, given, strict=True)))
+
+    def _denoise(self, images: Tensor, sigma: Tensor, context: Tensor | None) -> Tensor:
+        return from_channels(self.denoise(to_channels(images), sigma, context), self.dtype)
 
 
 def to_channels(x: Tensor) -> Tensor:

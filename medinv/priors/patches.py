@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from medinv.errors import InputError
 from medinv.operators.linalg import standard_normal
 from medinv.priors.base import IntensityScale, Prior
-from medinv.priors.batches import halving
+from medinv.priors.batches import halving, in_parts
 from medinv.priors.edm import NetworkPrior, from_channels, to_channels
 
 PatchDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -140,10 +140,8 @@ class PatchPrior(Prior):
         tiles = torch.cat([tiles for tiles, _, _ in tilings])
         where = torch.cat([where for _, where, _ in tilings])
         sigmas = levels.repeat_interleave(len(tilings[0][0]))
-        denoised = halving(self, lambda: torch.cat([
-            self.denoiser(*part) for part in zip(
-                *(torch.split(t, self.chunk) for t in (tiles, sigmas, where)), strict=True)
-        ]))
+        denoised = halving(self, lambda: in_parts(self.denoiser, list(zip(
+            *(torch.split(t, self.chunk) for t in (tiles, sigmas, where)), strict=True))))
         pasted = [
             self._paste(patches, shape, start)
             for patches, (_, _, start) in zip(torch.split(denoised, len(tilings[0][0])), tilings,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from medinv.errors import ShapeError
 from medinv.priors.base import Prior
-from medinv.priors.batches import halving
+from medinv.priors.batches import halving, in_parts
 
 
 class SlicePrior(Prior):
@@ -64,13 +63,12 @@ class SlicePrior(Prior):
 
     def _in_parts(self, volume: Tensor, sigma: Tensor) -> Tensor:
         """Slices (n, y, x), ``chunk`` at a time."""
-        parts = torch.split(volume, self.chunk)
         indices = torch.split(torch.arange(len(volume)), self.chunk)
-        return torch.cat([self._denoise(self.prior.of_slices(index), part, sigma)
-                          for part, index in zip(parts, indices, strict=True)])
+        priors = [self.prior.of_slices(index) for index in indices]
+        return in_parts(_denoise, [(prior, part, sigma) for prior, part in zip(
+            priors, torch.split(volume, self.chunk), strict=True)])
 
-    def _denoise(self, prior: Prior, part: Tensor, sigma: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and part.requires_grad):
-            return prior(part, sigma)  # type: ignore[no-any-return]
-        denoised: Tensor = checkpoint(prior, part, sigma, use_reentrant=False)
-        return denoised
+
+def _denoise(prior: Prior, part: Tensor, sigma: Tensor) -> Tensor:
+    denoised: Tensor = prior(part, sigma)
+    return denoised
