@@ -29,15 +29,15 @@ def _per_item(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(*values.shape, *(1,) * (like.ndim - values.ndim)).to(like.dtype)
 
 
-@torch.no_grad()
 def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol: float = 0.0,
        batch_ndim: int = 0, on_step: Callable[[int, Tensor], None] | None = None,
        overwrite: bool = False) -> Tensor:
     """Solve ``M x = b`` for a Hermitian positive semidefinite ``M`` by conjugate gradients.
 
-    Items stop one by one, when ``||b - M x|| <= tol ||b||``, and don't change afterwards. No
-    gradient is recorded (`LinearOperator.solve` has one). Memory: three tensors like ``b``
-    besides what ``matvec`` allocates.
+    Items stop one by one, when ``||b - M x|| <= tol ||b||``, and don't change afterwards. Where
+    ``b`` or ``x0`` requires a gradient, it passes through every step (`LinearOperator.solve` has
+    the gradient of the converged solution, in constant memory). Memory otherwise: three tensors
+    like ``b`` besides what ``matvec`` allocates.
 
     Args:
         matvec: ``M``; must not mix items.
@@ -47,7 +47,8 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         tol: relative residual at which an item stops; 0 runs ``max_iter`` steps.
         batch_ndim: number of leading axes that count items.
         on_step: called after step ``i`` (from 0) with a copy of ``x``.
-        overwrite: work in the memory of ``b`` and ``x0``, which are lost; saves two tensors.
+        overwrite: work in the memory of ``b`` and ``x0``, which are lost; saves two tensors where
+            no gradient is recorded.
 
     Returns:
         ``x``, shaped like ``b``. An item with ``b = 0`` and no ``x0`` gives 0.
@@ -60,31 +61,52 @@ def cg(matvec: _Map, b: Tensor, x0: Tensor | None = None, *, max_iter: int, tol:
         >>> cg(lambda v: M @ v, torch.tensor([3.0, 4.0]), max_iter=2).round(decimals=4).tolist()
         [1.0, 1.0]
     """
-    start = torch.zeros_like(b) if x0 is None else x0
-    x = start if overwrite or x0 is None else start.clone()
+    recorded = torch.is_grad_enabled() and (
+        b.requires_grad or (x0 is not None and x0.requires_grad))
+    with torch.set_grad_enabled(recorded):
+        return _cg(matvec, b, x0, max_iter, tol, batch_ndim, on_step,
+                   recorded=recorded, owned=overwrite and not recorded)
+
+
+def _cg(matvec: _Map, b: Tensor, x0: Tensor | None, max_iter: int, tol: float, batch_ndim: int,
+        on_step: Callable[[int, Tensor], None] | None, *, recorded: bool, owned: bool) -> Tensor:
+    """`cg`, in place unless its steps are ``recorded``; in the arguments if they are ``owned``."""
+    add = torch.addcmul if recorded else Tensor.addcmul_
+    x = torch.zeros_like(b) if x0 is None else x0
     size = _inner(b, b, batch_ndim)
-    r = b if overwrite else b.clone()
-    if x0 is not None:
-        r.sub_(matvec(x))
-    p = r.clone()
+    if recorded:
+        r = b if x0 is None else b - matvec(x)
+        p = r
+    else:
+        x = x if owned or x0 is None else x.clone()
+        r = b if owned else b.clone()
+        if x0 is not None:
+            r.sub_(matvec(x))
+        p = r.clone()
     rr = _inner(r, r, batch_ndim)
     rounding = (10 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(size, rr)
-    target = torch.maximum(tol**2 * size, rounding)  # below rounding, steps are noise
+    target = torch.maximum(tol**2 * size, rounding).detach()  # below rounding, steps are noise
     for i in range(max_iter):
         active = rr > target
         if not active.any():
             break
         q = matvec(p)
         curvature = _inner(p, q, batch_ndim)
-        step = torch.where(active & (curvature > 0), rr / curvature, 0.0)
-        x.addcmul_(p, _per_item(step, p))
-        r.addcmul_(q, _per_item(-step, q))
+        step = _quotient(rr, curvature, active & (curvature > 0))
+        x = add(x, p, _per_item(step, p))
+        r = add(r, q, _per_item(-step, q))
         rr, previous = _inner(r, r, batch_ndim), rr
-        p.mul_(_per_item(torch.where(active, rr / previous, 0.0), p)).add_(r)
+        share = _per_item(_quotient(rr, previous, active), p)
+        p = torch.addcmul(r, p, share) if recorded else p.mul_(share).add_(r)
         del q  # the next product takes its memory
         if on_step is not None:
-            on_step(i, x.clone())
+            on_step(i, x.detach().clone())
     return x
+
+
+def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+    """``a / b`` there, 0 elsewhere, with finite gradients."""
+    return torch.where(where, a / torch.where(where, b, 1.0), 0.0)
 
 
 @torch.no_grad()

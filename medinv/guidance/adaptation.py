@@ -34,7 +34,7 @@ from torch import Generator, Tensor
 
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
-from medinv.operators.linalg import finite_difference
+from medinv.operators.linalg import cg, finite_difference
 from medinv.priors.base import Prior
 from medinv.priors.batches import halving
 from medinv.priors.lora import adaptable_copy
@@ -236,7 +236,7 @@ class AdaptedPrior(Prior):
         if x.ndim < 3:
             D = self.prior(x, sigma)
         else:
-            D = self.prior.of_slices(slices)(x.index_select(-3, slices), sigma)
+            D = self.prior.at_slices(x, sigma, slices)
             if x.ndim > len(self.A.domain.shape):
                 y = y.index_select(x.ndim - 3, slices)
             else:
@@ -250,16 +250,9 @@ class AdaptedPrior(Prior):
         """Conjugate gradient steps from ``D``, item by item, in differentiable form."""
         pull = 0.0 if self.settings.gamma is None else 1 / self.settings.gamma
         normal = self._normal(seen)
-        axes = tuple(range(self.A.domain.batch_ndim(D), D.ndim))
-        x, r = D, self.A.adjoint(seen * y) - normal(D)
-        p, rr = r, _squares(r, r, axes)
-        for _ in range(self.settings.cg_iter):
-            q = normal(p) + pull * p
-            step = rr / _squares(p, q, axes).clamp(min=torch.finfo(rr.dtype).tiny)
-            x, r = x + step * p, r - step * q
-            rr, previous = _squares(r, r, axes), rr
-            p = r + rr / previous.clamp(min=torch.finfo(rr.dtype).tiny) * p
-        return x
+        side = self.A.adjoint(seen * y) + pull * D
+        return cg(lambda v: normal(v) + pull * v, side, D, max_iter=self.settings.cg_iter,
+                  batch_ndim=self.A.domain.batch_ndim(D))
 
     def _normal(self, seen: Tensor) -> Callable[[Tensor], Tensor]:
         """``A^H M A`` with the mask of what is seen; the fused ``A^H A`` if that is all."""
@@ -287,8 +280,3 @@ class AdaptedPrior(Prior):
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.trainable, lr=self.settings.learning_rate)
-
-
-def _squares(a: Tensor, b: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """``Re <a, b>`` of each item, with its axes kept."""
-    return (a.conj() * b).real.sum(dim=axes, keepdim=True)

@@ -108,6 +108,16 @@ class Prior(nn.Module, ABC):
         """
         return self
 
+    def at_slices(self, x: Tensor, sigma: Tensor | float, index: Tensor) -> Tensor:
+        """The slices ``index``, (n,), of ``D(x)`` for stacks or volumes ``x`` (*batch, z, y, x).
+
+        A prior of images is asked for those slices alone, one of volumes for all that it sees.
+        """
+        if self.ndim == 2:
+            denoised: Tensor = self.of_slices(index)(x.index_select(-3, index), sigma)
+            return denoised
+        return self(x, sigma).index_select(-3, index)  # type: ignore[no-any-return]
+
     def check(self, A: LinearOperator) -> None:
         """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
 

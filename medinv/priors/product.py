@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,23 @@ class ProductPrior(Prior):
         return sum(w * prior.error_variance(sigma) for w, prior in pairs) / sum(self.weights)
 
     def of_slices(self, index: Tensor) -> ProductPrior:
-        """The product of the factors of these slices."""
+        """The product of the factors of these slices, which must be neighbours: a slab.
+
+        Planes across them are cut off there. For single slices of a volume see `at_slices`.
+        """
         return ProductPrior([prior.of_slices(index) for prior in self.factors()], self.weights)
+
+    def at_slices(self, x: Tensor, sigma: Tensor | float, index: Tensor) -> Tensor:
+        """Slices of ``D(x)``, each factor asked for no more than it needs."""
+        return self._sum(x.index_select(-3, index),
+                         (prior.at_slices(x, sigma, index) for prior in self.factors()))
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D`` of volumes ``x`` (*batch, z, y, x)."""
+        return self._sum(x, (prior(x, sigma) for prior in self.factors()))
+
+    def _sum(self, x: Tensor, denoised: Iterable[Tensor]) -> Tensor:
         out = x * (1 - sum(self.weights))
-        for weight, prior in zip(self.weights, self.factors(), strict=True):
-            out = torch.add(out, prior(x, sigma), alpha=weight)
+        for weight, D in zip(self.weights, denoised, strict=True):
+            out = torch.add(out, D, alpha=weight)
         return out

@@ -48,6 +48,13 @@ class SlicePrior(Prior):
             return self
         return SlicePrior(self.prior.of_slices(index), self.axis, self.chunk)
 
+    def at_slices(self, x: Tensor, sigma: Tensor | float, index: Tensor) -> Tensor:
+        """Slices of ``D(x)``; those along z are denoised alone, other planes need the volume."""
+        if self.axis != -3:
+            return super().at_slices(x, sigma, index)
+        denoised: Tensor = self.of_slices(index)(x.index_select(-3, index), sigma)
+        return denoised
+
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for volumes ``x`` (*batch, z, y, x)."""
         if x.ndim < 3:

@@ -208,3 +208,34 @@ def test_cg_in_the_memory_of_its_arguments_gives_the_same(rng, started):
     expected = linalg.cg(lambda v: matrix @ v, b, start, max_iter=4)
     got = linalg.cg(lambda v: matrix @ v, b.clone(), start, max_iter=4, overwrite=True)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gradient_passes_through_every_step(dtype, rng):
+    """Of a converged solve from a start: x = M^-1 b, whose gradient the start does not have."""
+    matrix = hermitian(6, dtype, rng, items=(2,))
+    b, x0, v = torch.randn(3, 2, 6, dtype=dtype, generator=rng)
+    b, x0 = b.requires_grad_(), x0.requires_grad_()
+    x = linalg.cg(matvec(matrix), b, x0, max_iter=20, batch_ndim=1)
+    to_b, to_x0 = torch.autograd.grad(x, (b, x0), v)
+    torch.testing.assert_close(to_b, torch.linalg.solve(matrix, v), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(to_x0, torch.zeros_like(v), rtol=0, atol=1e-6)
+
+
+def test_the_gradient_of_a_few_steps_is_that_of_the_steps(rng):
+    matrix = hermitian(6, torch.float64, rng, items=(2,))
+    b = torch.randn(2, 6, dtype=torch.float64, generator=rng).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda b: linalg.cg(matvec(matrix), b, 0.3 * b, max_iter=2, batch_ndim=1), b)
+
+
+def test_steps_below_rounding_are_not_taken(rng):
+    """A projection is solved in one step; what follows would divide rounding by rounding."""
+    kept = torch.arange(400) % 2 == 0
+    b, x0 = kept * torch.randn(400, generator=rng), torch.randn(400, generator=rng)
+    start = x0.clone().requires_grad_()
+    for x in (linalg.cg(lambda v: kept * v, b, x0, max_iter=50),
+              linalg.cg(lambda v: kept * v, b, start, max_iter=50)):
+        torch.testing.assert_close(x.detach(), torch.where(kept, b, x0), rtol=0, atol=1e-5)
+    gradient, = torch.autograd.grad(x.sum(), start)
+    torch.testing.assert_close(gradient, (~kept).float(), rtol=0, atol=1e-4)

@@ -12,12 +12,14 @@ from medinv.priors import (
     GaussianPrior,
     IntensityScale,
     NetworkPrior,
+    ProductPrior,
     SlicePrior,
     UNet,
     karras_sigmas,
     load_prior,
     save_prior,
 )
+from medinv.resources import TensorCount
 
 
 def tiny_prior(*, complex_images, trained=True):
@@ -73,6 +75,35 @@ def test_slices_along_any_axis(axis):
     ])
     got = SlicePrior(prior, axis=axis, chunk=3)(volume, torch.tensor([0.4, 0.4]))
     torch.testing.assert_close(got, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_single_slices_of_a_product_are_those_of_the_volume(axis):
+    """The planes across them see their neighbours, though these are not asked for."""
+    other = tiny_prior(complex_images=False)
+    other.sigma_data = 0.3
+    z, across = SlicePrior(tiny_prior(complex_images=False)), SlicePrior(other, axis)
+    x, index = torch.randn(6, 8, 10), torch.tensor([0, 3, 5])
+    for volumes in (across, ProductPrior([z, across])):
+        torch.testing.assert_close(volumes.at_slices(x, 0.4, index), volumes(x, 0.4)[index])
+    cut = ProductPrior([z, across]).of_slices(index)(x[index], 0.4)
+    assert not torch.allclose(cut, z(x, 0.4)[index], atol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, SlicePrior], ids=["network", "slices"])
+def test_a_gradient_holds_one_part_at_a_time(wrap):
+    x = torch.randn(8, 16, 16, requires_grad=True)
+    gradients, peaks = [], []
+    for chunk in (8, 2):
+        images = wrap(tiny_prior(complex_images=False))
+        for module in images.modules():
+            if isinstance(module, NetworkPrior | SlicePrior):
+                module.chunk = chunk
+        with TensorCount() as count:
+            gradients += torch.autograd.grad(images(x, 0.4).square().sum(), x)
+        peaks.append(count.peak_bytes)
+    torch.testing.assert_close(*gradients)
+    assert peaks[1] < 0.4 * peaks[0]
 
 
 def test_a_slice_prior_needs_images():

@@ -7,7 +7,8 @@ import torch
 
 from medinv.errors import InputError
 from medinv.guidance import Adaptation, AdaptedPrior
-from medinv.priors import NetworkPrior, SlicePrior, UNet
+from medinv.operators import CartesianMRI
+from medinv.priors import NetworkPrior, ProductPrior, SlicePrior, UNet
 from medinv.priors.lora import adaptable_copy
 from medinv.solvers import DDIP, DDS, SCD
 from tests.solvers.matrix_operator import MatrixOperator, random_image, random_operator
@@ -88,6 +89,27 @@ def test_the_refined_image_and_its_gradient_are_those_of_the_dense_solution():
     expected, = torch.autograd.grad(dense, D, v, retain_graph=True)
     got, = torch.autograd.grad(T, D, v)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_refined_image_stays_where_one_step_solves_the_data():
+    """Single-coil Cartesian data: A^H A is a projection, and further steps are rounding."""
+    mask = torch.arange(64) % 2 == 0
+    mask[28:36] = True
+    A = CartesianMRI(torch.ones(1, 64, 64) + 0j, mask.expand(64, 64))
+    D, x = random_image((2, 64, 64), torch.complex64)
+    T = refined(A, A(x), D, cg_iter=5)
+    torch.testing.assert_close(T, A.adjoint(A(x)) + D - A.normal(D), rtol=0, atol=1e-5)
+
+
+def test_single_slices_are_denoised_as_in_their_volume():
+    """By a product of two planes, the one across needs the slices in between."""
+    A, y = slices(5)
+    prior = ProductPrior([SlicePrior(network_prior()), SlicePrior(network_prior(), -2)])
+    adapted = AdaptedPrior(prior, y, A, Adaptation(cg_iter=1))
+    x, some = random_image((5, 6, 8), SINGLE, seed=2), torch.tensor([0, 2, 4])
+    D, _, _ = adapted._estimate(x, 0.4, some)
+    torch.testing.assert_close(D.detach(), prior(x, 0.4)[some])
+    assert adapted._loss(x, 0.4, some).requires_grad
 
 
 def test_the_loss_on_the_estimate_is_the_preconditioned_residual():
