@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medinv.data import Volume, load_manifest, mu_to_hu
 from medinv.data.ct.projections import read_sinogram
-from medinv.data.ct.sinogram import Sinogram
+from medinv.data.ct.sinogram import Sinogram, fitted
 from medinv.errors import DataError, InputError, ShapeError
 from medinv.operators.ct import ParallelBeam
 from medinv.operators.rotation_centre import find_rotation_centre
@@ -83,7 +83,9 @@ def _centred(sinogram: Sinogram, recipe: CTFile) -> tuple[Sinogram, float | None
         except InputError as error:
             raise DataError(f"measurement.rotation_centre: {error}") from error
     seen = middle - A.col_offset_mm / A.col_mm
-    return sinogram.shifted(seen - wanted), wanted
+    moved = sinogram.shifted(seen - wanted)
+    grid = fitted(moved.geometry)  # wider where the axis lies at the detector's side
+    return moved.on_grid(grid.shape, moved.geometry.voxel_mm), wanted
 
 
 def _on_grid(sinogram: Sinogram, recipe: CTFile) -> Sinogram:

@@ -28,6 +28,7 @@ from torch import Tensor
 from medinv.errors import InputError
 from medinv.operators.ct import FanBeam
 from medinv.solvers.ramp import filter_columns, ramp
+from medinv.solvers.redundancy import Directions, Sides
 
 
 def fan_fbp(y: Tensor, A: FanBeam, window: str) -> Tensor:
@@ -39,7 +40,7 @@ def fan_fbp(y: Tensor, A: FanBeam, window: str) -> Tensor:
         >>> fan_fbp(torch.zeros(30, 30), A, "hann").shape
         torch.Size([8, 8])
     """
-    weighted, A = widened(y * ray_weights(A, "FBP").to(y), A)
+    weighted, A = widened(y * ray_weights(y, A, "FBP").to(y), A)
     step = A.col_mm / (A.source_mm + A.detector_mm) if A.curved else A.col_mm
     filtered = filter_columns(weighted, ramp(A.n_cols, step, window, equiangular=A.curved).to(y))
     sinograms = filtered.reshape(-1, *A.codomain.shape)
@@ -77,23 +78,35 @@ def widened(y: Tensor, A: FanBeam) -> tuple[Tensor, FanBeam]:
     return torch.nn.functional.pad(y, (left, right)), wide
 
 
-def ray_weights(A: FanBeam, name: str) -> Tensor:
+def ray_weights(y: Tensor, A: FanBeam, name: str) -> Tensor:
     """``w rho cos(g - g0)`` times the arc that each view stands for: ``(view, col)``.
 
     Args:
+        y: ``(..., col)``, what was measured.
         A: the fan beam; for FDK the central plane of the cone.
         name: of the solver, for the error message.
 
     Raises:
-        InputError: the views do not cover half a turn and the fan angle, or leave gaps.
+        InputError: the views do not cover half a turn and the fan angle, or leave gaps, or the
+            detector sees one half of the object in less than a full turn.
 
     Example:
         >>> A = FanBeam((8, 8), torch.arange(4) * torch.pi / 2, 1.0, 50, 50, 3, 9.0)
-        >>> round(ray_weights(A, "FBP")[0, 1].item() / 50, 4)  # 1/2 of a quarter turn
+        >>> weights = ray_weights(torch.zeros(4, 3), A, "FBP")
+        >>> round(weights[0, 1].item() / 50, 4)  # 1/2 of a quarter turn
         0.7854
     """
     fan_angles = _fan_angles(A)
-    share = _shares(A.angles.to("cpu"), fan_angles, _largest_fan_angle(A, fan_angles), name)
+    largest, sides = _largest_fan_angle(A, fan_angles), Sides.of(fan_angles)
+    turn = Directions.of(A.angles, 2 * math.pi)
+    if turn.go_round and sides.are_even(largest):
+        share = turn.shares()[:, None] / 2
+    elif turn.go_round:
+        share = turn.shares()[:, None] * sides.shares(fan_angles, name)
+    else:
+        if not sides.are_even(largest):
+            sides.require_whole(y, name)
+        share = _short_scan(turn, fan_angles, largest, name)
     return share * math.hypot(A.source_mm, A.axis_offset_mm) * fan_angles.cos()
 
 
@@ -114,37 +127,16 @@ def _largest_fan_angle(A: FanBeam, fan_angles: Tensor) -> float:
     return min(image, float(fan_angles.abs().max()))
 
 
-def _shares(angles: Tensor, fan_angles: Tensor, largest: float, name: str) -> Tensor:
-    """The share of each ray, times the arc that its view stands for: ``(view, col)``."""
-    n = len(angles)
-    theta, order = torch.sort(angles.remainder(2 * math.pi))
-    gaps = torch.diff(theta, append=theta[:1] + 2 * math.pi)
-    missing, last = gaps.max(0)
-    arcs, share = (gaps + gaps.roll(1)) / 2, _full_turn(fan_angles, largest).expand(n, -1)
-    if missing > min(4 * math.pi / n, math.pi) + 1e-6:
-        step = float((2 * math.pi - missing) / max(n - 1, 1))
-        theta = (theta - theta[(last + 1) % n]).remainder(2 * math.pi)
-        _check_arc(gaps[gaps < missing], step, float(theta.max()) + step, largest, name)
-        share = _parker(theta[:, None] + step / 2, fan_angles, float(theta.max()) + step)
-        ends = torch.stack([last, (last + 1) % n])
-        arcs[ends] += (step - missing) / 2
-    weights = torch.empty_like(share)
-    weights[order] = share * arcs[:, None]
-    return weights
-
-
-def _full_turn(fan_angles: Tensor, largest: float) -> Tensor:
-    """The share of each column in a full turn, ``(col,)``.
-
-    A detector that is shifted so far that one side truncates the image sees the rays of its long
-    side once and those around the axis twice; it gets Wang's weights.
-    """
-    low, high = -float(fan_angles.min()), float(fan_angles.max())
-    short, long = min(low, high), max(low, high)
-    if short >= min(largest, 0.95 * long):
-        return torch.full_like(fan_angles, 0.5)
-    side = fan_angles if high > low else -fan_angles
-    return (1 + torch.sin(math.pi / 2 * (side / max(short, 1e-9)).clamp(-1, 1))) / 2
+def _short_scan(turn: Directions, fan_angles: Tensor, largest: float, name: str) -> Tensor:
+    """Parker's share of each ray, times the arc that its view stands for: ``(view, col)``."""
+    gaps, theta = turn.gaps, turn.places
+    step = float(theta[-1]) / max(len(theta) - 1, 1)
+    arc = float(theta[-1]) + step
+    _check_arc(gaps[:-1], step, arc, largest, name)
+    arcs = (gaps + gaps.roll(1)) / 2
+    arcs[[0, -1]] += (step - gaps[-1]) / 2
+    share = _parker(theta[:, None] + step / 2, fan_angles, arc)
+    return share[turn.of_view] * turn.divided(arcs)[:, None]
 
 
 def _check_arc(gaps: Tensor, step: float, arc: float, largest: float, name: str) -> None:

@@ -77,7 +77,7 @@ class FDK:
                              "parallel and fan beams, CGLS or SIRT for other operators")
         check_measurement(y, A)
         circle = _circle(A.geometry)
-        weights = ray_weights(circle.fan, "FDK")[:, None] * circle.cosines()
+        weights = ray_weights(y, circle.fan, "FDK")[:, None] * circle.cosines()
         weighted, fan = widened(y * weights.to(y), circle.fan)
         circle = replace(circle, fan=fan)
         filtered = filter_columns(weighted, ramp(fan.n_cols, fan.col_mm, self.window).to(y))

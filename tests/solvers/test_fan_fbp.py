@@ -22,6 +22,10 @@ ARCS = {
     "counterclockwise short scan": 0.5 - torch.arange(230) * DEGREE,
     "long arc": torch.arange(300) * DEGREE,
     "shuffled": (torch.arange(360) * 7 % 360) * DEGREE,
+    "full turn with both ends": torch.arange(361) * DEGREE,
+    "three turns": torch.arange(1081) * DEGREE,
+    "overscan": torch.arange(400) * DEGREE,
+    "there and back": torch.cat([torch.arange(230), torch.arange(230).flip(0)]) * DEGREE,
 }
 
 
@@ -56,11 +60,29 @@ def test_water_reads_zero_in_fan_beams(arc, curved, offsets):
     assert abs(outside.mean().item() + 1000) < 5
 
 
+def half_fan(angles, side=1, curved=False, offset_mm=33.0):
+    """A detector that ends 12 mm beyond the axis on its short side."""
+    return FanBeam((N, N), angles, 1.0, 250.0, 150.0, 100, 0.9, curved=curved,
+                   col_offset_mm=side * offset_mm)
+
+
+def test_half_a_fan_needs_a_full_turn():
+    A = half_fan(ARCS["short scan"])
+    with pytest.raises(InputError, match="FBP: expected views over 360 .*half acquisition"):
+        FBP()(fan_disc_line_integrals(A, **WATER), A)
+
+
+def test_a_detector_beside_the_axis_is_refused():
+    A = half_fan(ARCS["full turn"], offset_mm=49.5)
+    with pytest.raises(InputError, match="FBP: expected a detector that reaches the rotation"):
+        FBP()(fan_disc_line_integrals(A, **WATER), A)
+
+
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("curved", [False, True], ids=["flat", "curved"])
-def test_a_detector_that_sees_half_of_the_disc(curved, side):
-    A = FanBeam((N, N), ARCS["full turn"], 1.0, 250.0, 150.0, 100, 0.9, curved=curved,
-                col_offset_mm=side * 33.0)  # 12 mm beyond the axis on its short side
+@pytest.mark.parametrize("arc", ["full turn", "full turn with both ends", "overscan"])
+def test_a_detector_that_sees_half_of_the_disc(arc, curved, side):
+    A = half_fan(ARCS[arc], side, curved)
     assert check_water(FBP()(fan_disc_line_integrals(A, **WATER), A)).abs().max() < 5
 
 

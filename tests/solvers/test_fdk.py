@@ -17,6 +17,7 @@ ARCS = {
     "full turn": torch.arange(120) * math.pi / 60,
     "backwards": 0.4 - torch.arange(120) * math.pi / 60,
     "short scan": torch.arange(100) * (math.pi + 0.6) / 100,
+    "two turns with both ends": torch.arange(241) * math.pi / 60,
     "uneven": torch.cat([torch.arange(60), torch.arange(60, 120, 2)]) * math.pi / 60,
 }
 SHIFTS = {
@@ -59,6 +60,12 @@ def test_a_detector_that_sees_half_of_the_object(side):
     A = scan(torch.arange(360) * math.pi / 180, n_cols=52, col_offset_mm=side * 66.0)
     # Outside the plane a ray and its twin differ, and only 11 columns here average the two.
     check_water(*hounsfield(A, (5.0, -7.0, 4.0)), off_plane=15.0)
+
+
+def test_half_a_detector_needs_a_full_turn():
+    A = scan(ARCS["short scan"], n_cols=52, col_offset_mm=66.0)
+    with pytest.raises(InputError, match="FDK: expected views over 360 .*half acquisition"):
+        hounsfield(A, (5.0, -7.0, 4.0))
 
 
 @pytest.mark.parametrize("window", ["shepp-logan", "hann"])

@@ -181,8 +181,9 @@ class Sinogram:
 def fitted(geometry: CTGeometry) -> CTGeometry:
     """The geometry with a grid of its detector's size and resolution, both taken at the axis.
 
-    As many pixels across as the detector has columns; a slice per row, and on a helix as many more
-    as the source's way takes.
+    As many pixels across as the detector has columns, or as reach to the far end of one that sees
+    one half of the object per view (half acquisition); a slice per row, and on a helix as many
+    more as the source's way takes.
 
     >>> from medinv.operators.ct_geometry import cone
     >>> scan = cone((1, 1, 1), torch.zeros(1), 1.0, 100, 100, 4, 16, 2.0, 1.0)
@@ -195,8 +196,15 @@ def fitted(geometry: CTGeometry) -> CTGeometry:
     heights = geometry.sources[:, 2]
     way = 0.0 if geometry.parallel else float(heights.max() - heights.min())
     n_slices = geometry.n_rows + (round(way / row_mm) if way > row_mm else 0)
-    return replace(geometry, shape=(n_slices, geometry.n_cols, geometry.n_cols),
-                   voxel_mm=(row_mm, col_mm, col_mm))
+    across = _columns_across(geometry)
+    return replace(geometry, shape=(n_slices, across, across), voxel_mm=(row_mm, col_mm, col_mm))
+
+
+def _columns_across(geometry: CTGeometry) -> int:
+    """Columns of the detector; twice those of its long side with the axis in an outer quarter."""
+    axis = float(geometry.project(torch.zeros(1, 3))[..., 1].median()) + 0.5
+    longest = max(axis, geometry.n_cols - axis)
+    return geometry.n_cols if longest <= 0.75 * geometry.n_cols else round(2 * longest)
 
 
 def _moved(geometry: CTGeometry, rows: float, cols: float) -> CTGeometry:

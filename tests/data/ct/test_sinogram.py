@@ -99,6 +99,8 @@ def test_the_grid_fits_the_detector():
     helix = ct_geometry.helical((1, 1, 1), torch.arange(24) * torch.pi / 6, 0.1, 90.0, 30.0, 4, 16,
                                 0.4, 0.6, pitch_mm=6.0)
     assert fitted(helix).shape == (4 + round(11.5 / 0.3), 16, 16)
+    half = ct_geometry.parallel((1, 1, 1), ANGLES, 0.5, 16, col_offset_mm=3.5)
+    assert fitted(half).shape == (1, 30, 30)  # 15 of 16 columns lie beyond the axis
 
 
 def test_a_volume_is_centred_and_says_that_this_is_assumed():
