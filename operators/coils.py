@@ -7,18 +7,27 @@ to the image. `espirit` makes the first coil real; `align_phase` chooses another
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from medinv.errors import InputError, ShapeError
 from medinv.operators import espirit as _espirit
 from medinv.operators import fourier
+from medinv.operators.calibration import (
+    Width,
+    calibration_region,
+    centre_block,
+    check_kspace,
+    per_axis,
+)
 
 _KERNEL_WIDTH = 6
 _USUAL_WIDTH = 24
 
 
-def espirit(kspace: Tensor, *, calibration_width: int | None = None,
+def espirit(kspace: Tensor, *, calibration_width: Width = None,
             threshold: float = 0.02, crop: float = 0.95, ndim: int = 2,
             n_sets: int | None = None) -> Tensor:
     """ESPIRiT coil maps; each slice on its own, a volume plane by plane in bounded memory.
@@ -26,8 +35,9 @@ def espirit(kspace: Tensor, *, calibration_width: int | None = None,
     Args:
         kspace: ``(*slices, coil, ky, kx)``, or ``(coil, kz, ky, kx)`` with ``ndim=3``; zero where
             not sampled, and fully sampled around its centre.
-        calibration_width: side of the central square (cube) to calibrate on; by default the
-            largest that is fully sampled in every slice, at most 24.
+        calibration_width: of the central block to calibrate on: one number for all axes, or one
+            for each; by default the largest that is fully sampled in every slice, at most 24
+            along an axis.
         threshold: singular values of the calibration matrix below ``threshold`` times the
             largest are taken for noise.
         crop: maps are 0 where the eigenvalue is below; raise it for a tighter support.
@@ -54,14 +64,14 @@ def espirit(kspace: Tensor, *, calibration_width: int | None = None,
         >>> espirit(kspace, calibration_width=12, n_sets=2).shape
         torch.Size([2, 4, 32, 32])
     """
-    slices, width = _calibration("espirit", kspace, calibration_width, ndim, _KERNEL_WIDTH)
+    slices, widths = calibration_region("espirit", kspace, calibration_width, ndim, _KERNEL_WIDTH)
     if n_sets is not None and not 0 < n_sets <= slices.shape[1]:
         raise InputError(f"espirit: n_sets is {n_sets} but there are {slices.shape[1]} coils; "
                          "pass a number from 1 to that.")
     shape = tuple(kspace.shape[-ndim:])
     results = []
     for item in slices:
-        kernel = _espirit.calibration_kernel(_centre(item, width, ndim), _KERNEL_WIDTH, threshold)
+        kernel = _espirit.calibration_kernel(centre_block(item, widths), _KERNEL_WIDTH, threshold)
         maps, values = _espirit.eigenmaps(kernel, shape, n_sets or 1)
         maps.mul_((values >= crop).unsqueeze(1))
         results.append(_make_real(maps, maps[:, :1]))
@@ -70,7 +80,7 @@ def espirit(kspace: Tensor, *, calibration_width: int | None = None,
                                         *kspace.shape[-ndim - 1:])
 
 
-def low_resolution_maps(kspace: Tensor, *, calibration_width: int | None = None,
+def low_resolution_maps(kspace: Tensor, *, calibration_width: Width = None,
                         support: float = 0.05, ndim: int = 2) -> Tensor:
     """Low-resolution coil images over their root sum of squares: the cheapest maps.
 
@@ -95,12 +105,12 @@ def low_resolution_maps(kspace: Tensor, *, calibration_width: int | None = None,
         >>> low_resolution_maps(kspace, calibration_width=12).shape
         torch.Size([4, 32, 32])
     """
-    slices, width = _calibration("low_resolution_maps", kspace, calibration_width, ndim, 2)
-    images = _low_resolution(slices, width, ndim)
+    slices, widths = calibration_region("low_resolution_maps", kspace, calibration_width, ndim, 2)
+    images = _low_resolution(slices, widths)
     return _cropped(images, images, support, ndim).reshape(kspace.shape)
 
 
-def walsh(kspace: Tensor, *, calibration_width: int | None = None, window: int = 5,
+def walsh(kspace: Tensor, *, calibration_width: Width = None, window: int = 5,
           support: float = 0.05, ndim: int = 2) -> Tensor:
     """Walsh's adaptive maps: main eigenvector of the coils' covariance in a window of voxels.
 
@@ -130,14 +140,14 @@ def walsh(kspace: Tensor, *, calibration_width: int | None = None, window: int =
     """
     if window < 1 or window % 2 == 0:
         raise InputError(f"walsh: window is {window}; pass an odd number of voxels.")
-    slices, width = _calibration("walsh", kspace, calibration_width, ndim, 2)
-    images = _low_resolution(slices, width, ndim)
+    slices, widths = calibration_region("walsh", kspace, calibration_width, ndim, 2)
+    images = _low_resolution(slices, widths)
     maps = torch.stack([_main_eigenvector(item, window) for item in images])
     maps = _make_real(maps, maps[:, :1])
     return _cropped(maps, images, support, ndim).reshape(kspace.shape)
 
 
-def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_width: int = 24,
+def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_width: Width = 24,
            regularisation: float = 1e-3, max_iter: int = 20, ndim: int = 2) -> Tensor:
     """Maps from JSENSE, sigpy's joint estimation of maps and image; each slice on its own.
 
@@ -148,7 +158,8 @@ def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_w
         kspace: ``(*slices, coil, ky, kx)``, or ``(coil, kz, ky, kx)`` with ``ndim=3``.
         mask: bool, broadcasts against ``([kz,] ky, kx)``.
         kernel_width: number of Fourier coefficients of a map along each axis.
-        calibration_width: side of the central square (cube) of k-space that is fitted.
+        calibration_width: of the central block of k-space that is fitted: one number for all
+            axes, or one for each; at most the grid's. None for 24.
         regularisation: weight of the squared coefficients of maps and image, for k-space of
             norm 1.
         max_iter: number of alternations between maps and image.
@@ -159,7 +170,7 @@ def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_w
 
     Raises:
         ShapeError: k-space that is not complex or lacks axes, or a mask that does not fit.
-        InputError: no sample in the central square (cube).
+        InputError: no sample in the central block.
 
     Source:
         Ying and Sheng, "Joint image reconstruction and sensitivity estimation in SENSE",
@@ -171,19 +182,26 @@ def jsense(kspace: Tensor, mask: Tensor, *, kernel_width: int = 8, calibration_w
         >>> jsense(kspace, torch.ones(32, 32) > 0, max_iter=1).shape
         torch.Size([2, 32, 32])
     """
-    _check_kspace("jsense", kspace, ndim)
+    check_kspace("jsense", kspace, ndim)
     grid = kspace.shape[-ndim:]
     try:
         weights = mask.to(kspace.device, kspace.dtype.to_real()).expand(grid)
     except RuntimeError:
         raise ShapeError(f"jsense: mask is {tuple(mask.shape)} but k-space is "
                          f"{tuple(kspace.shape)}; pass a mask for {tuple(grid)}.") from None
+    wanted = per_axis("jsense", _USUAL_WIDTH if calibration_width is None else calibration_width,
+                      ndim)
+    widths = [min(width, n) for width, n in zip(wanted, grid, strict=True)]
+    inside = torch.zeros_like(weights)
+    centre_block(inside, widths).fill_(1)
+    weights = weights * inside
     slices = torch.where(weights != 0, kspace, 0).reshape(-1, *kspace.shape[-ndim - 1:])
-    if any(not bool(_centre(item, min(calibration_width, *grid), ndim).any()) for item in slices):
-        raise InputError(f"jsense: no sample lies in the centre of k-space, {calibration_width} "
-                         "wide; check the mask, or whether k-space is centred.")
-    maps = [_jsense(item, weights, kernel_width, min(calibration_width, *grid), regularisation,
-                    max_iter) for item in slices]
+    if not bool(slices.flatten(1).any(1).all()):
+        raise InputError("jsense: no sample lies in the centre of k-space, "
+                         f"{' x '.join(map(str, widths))} wide; check the mask, or whether "
+                         "k-space is centred.")
+    maps = [_jsense(item, weights, kernel_width, max(widths), regularisation, max_iter)
+            for item in slices]
     return torch.stack(maps).reshape(kspace.shape)
 
 
@@ -223,59 +241,16 @@ def _make_real(maps: Tensor, reference: Tensor) -> Tensor:
     return maps * torch.where(size > 0, reference.conj() / size, 1)
 
 
-def _check_kspace(name: str, kspace: Tensor, ndim: int) -> None:
-    if not kspace.is_complex() or kspace.ndim < ndim + 1:
-        raise ShapeError(f"{name}: k-space is {tuple(kspace.shape)}, {kspace.dtype}; pass a "
-                         f"complex tensor (*slices, coil{', kz' * (ndim == 3)}, ky, kx).")
-
-
-def _calibration(name: str, kspace: Tensor, requested: int | None, ndim: int,
-                 least: int) -> tuple[Tensor, int]:
-    """k-space as ``(slice, coil, *grid)`` and the width of its calibration region."""
-    _check_kspace(name, kspace, ndim)
-    slices = kspace.reshape(-1, *kspace.shape[-ndim - 1:])
-    largest = _sampled_width(slices)
-    if largest == 0:
-        raise InputError(f"{name}: the calibration region is empty: k-space is 0 at its centre; "
-                         "check that the zero frequency is at n // 2, or pass maps from another "
-                         "scan.")
-    width = min(largest, _USUAL_WIDTH) if requested is None else requested
-    if not least <= width <= largest:
-        raise InputError(
-            f"{name}: calibration_width is {width}, but the fully sampled centre of k-space is "
-            f"{largest} wide and the least is {least}; pass a width between the two, or "
-            "maps from another scan."
-        )
-    if not bool(torch.isfinite(torch.view_as_real(_centre(slices, width, ndim))).all()):
-        raise InputError(f"{name}: k-space holds NaN or infinite samples; check the file.")
-    return slices, width
-
-
-def _sampled_width(slices: Tensor) -> int:
-    """Largest ``w`` so that the central ``w`` samples along every axis are sampled."""
-    sampled = (slices != 0).any(1).all(0)
-    width = 0
-    while width < min(sampled.shape) and bool(_centre(sampled, width + 1, sampled.ndim).all()):
-        width += 1
-    return width
-
-
-def _centre(x: Tensor, width: int, ndim: int) -> Tensor:
-    for axis in range(-ndim, 0):
-        x = x.narrow(axis, x.shape[axis] // 2 - width // 2, width)
-    return x
-
-
-def _low_resolution(slices: Tensor, width: int, ndim: int) -> Tensor:
+def _low_resolution(slices: Tensor, widths: Sequence[int]) -> Tensor:
     """Coil images of the calibration region, ``(slice, coil, *grid)``."""
-    axes = range(-ndim, 0)
+    axes = range(-len(widths), 0)
     tapered = torch.zeros_like(slices)
-    centre = _centre(slices, width, ndim)
-    for axis in axes:
+    centre = centre_block(slices, widths)
+    for axis, width in zip(axes, widths, strict=True):
         ramp = torch.arange(width, device=slices.device) - width // 2
         hann = torch.cos(torch.pi * ramp / (width + 1)).square()
         centre = centre * hann.reshape(-1, *(1,) * (-axis - 1))
-    _centre(tapered, width, ndim).copy_(centre)
+    centre_block(tapered, widths).copy_(centre)
     return fourier.ifft(tapered, axes)
 
 

@@ -14,9 +14,8 @@ MOST = 1_000_000
 """No length, size or count in a recipe is larger."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(gt=0)]
-Pooling = tuple[
-    Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
-]
+Count = Annotated[int, Field(ge=1)]
+Pooling = tuple[Count, Count, Count]
 
 
 def _increasing(interval: tuple[int, int]) -> tuple[int, int]:
@@ -233,8 +232,9 @@ class MRIFile(Strict):
     )
     maps: str | None = Field(None, description="file of coil maps; they are estimated if null")
     estimate_maps: MapEstimate = ESPIRiTMaps()
-    calibration_width: int | None = Field(
-        None, gt=0, description="side of the calibration square (cube); up to 24 if null"
+    calibration_width: Count | list[Count] | None = Field(
+        None, description="of the calibration region, one number or one for each axis of k-space; "
+                          "as wide as is sampled along each, up to 24, if null"
     )
     density: Density = Field(
         "auto", description="non-Cartesian: weights; exact for spokes, else Pipe and Menon's"

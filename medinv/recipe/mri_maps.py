@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medinv.data.mri.kspace import centre
 from medinv.operators import fourier
 from medinv.operators.base import Space
+from medinv.operators.calibration import Width, centre_block, per_axis
 from medinv.operators.coils import espirit, jsense, low_resolution_maps, walsh
 from medinv.operators.density import pipe_menon
 from medinv.operators.kspace_grid import CentreCrop
@@ -15,18 +15,18 @@ from medinv.operators.noncartesian import NonCartesianMRI
 from medinv.recipe.blocks import ESPIRiTMaps, LowResolutionMaps, MapEstimate, WalshMaps
 
 _USUAL_WIDTH = 24
-_MARGIN = 8  # the fit at the border of the square lacks its neighbours beyond
+_MARGIN = 8  # the fit at the border of the block lacks its neighbours beyond
 _FIT_ITERATIONS = 15
 
 
-def estimate_maps(kspace: Tensor, recipe: MapEstimate, width: int | None, ndim: int) -> Tensor:
+def estimate_maps(kspace: Tensor, recipe: MapEstimate, width: Width, ndim: int) -> Tensor:
     """Coil maps of ``kspace``, shaped like it; 1 for a single coil, which needs none.
 
     Args:
         kspace: (slice, coil, ky, kx) with ``ndim=2``, (coil, kz, ky, kx) with 3; 0 where it was
             not sampled.
         recipe: the method and its settings.
-        width: side of the calibration square, up to 24 if None.
+        width: of the calibration region, see `espirit`.
         ndim: number of Fourier axes.
 
     Raises:
@@ -45,33 +45,33 @@ def estimate_maps(kspace: Tensor, recipe: MapEstimate, width: int | None, ndim: 
                                    ndim=ndim)
     items = kspace.reshape(-1, *kspace.shape[-ndim - 1:])
     maps = [jsense(item, (item != 0).any(0), kernel_width=recipe.kernel_width, ndim=ndim,
-                   calibration_width=width or _USUAL_WIDTH, max_iter=recipe.max_iter,
+                   calibration_width=width, max_iter=recipe.max_iter,
                    regularisation=recipe.regularisation) for item in items]
     return torch.stack(maps).reshape(kspace.shape)
 
 
 def cartesian_centre(data: Tensor, trajectory: Tensor, grid: tuple[int, ...],
-                     width: int | None) -> Tensor:
+                     width: Width) -> Tensor:
     """The centre of k-space on the Cartesian grid, fitted to the samples near it, coil by coil.
 
     Args:
         data: (slice, coil, *samples).
         trajectory: (*samples, 2 or 3), cycles per field of view.
         grid: pixels of the image.
-        width: side of the central square to fit, 24 if None, at most the grid's.
+        width: of the central block to fit, 24 if None, at most the grid's.
 
     Returns:
-        (slice, coil, *grid), 0 outside the square.
+        (slice, coil, *grid), 0 outside the block.
     """
-    width = min(width or _USUAL_WIDTH, *grid)
-    sizes = tuple(min(n, width + _MARGIN) for n in grid)
+    asked = per_axis("cartesian_centre", width or _USUAL_WIDTH, len(grid))
+    widths = tuple(min(w, n) for w, n in zip(asked, grid, strict=True))
+    sizes = tuple(min(n, w + _MARGIN) for n, w in zip(grid, widths, strict=True))
     inside = (trajectory.abs() <= torch.tensor(sizes) / 2).all(-1)
     points = trajectory[inside]
     weights = pipe_menon(points, sizes)
     A = NonCartesianMRI(data.new_ones(1, *sizes), points, weights=weights)
     samples = data[..., inside].unsqueeze(2) * weights.sqrt().to(data.real.dtype)
     fitted = fourier.fft(A.solve(samples, max_iter=_FIT_ITERATIONS), range(-len(grid), 0))
-    for axis in range(-len(grid), 0):
-        fitted = centre(fitted, axis, width)
+    fitted = centre_block(fitted, widths)
     whole = Space((*data.shape[:2], *grid), data.dtype)
-    return CentreCrop(whole, (width,) * len(grid)).adjoint(fitted)
+    return CentreCrop(whole, widths).adjoint(fitted)

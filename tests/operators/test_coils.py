@@ -11,6 +11,7 @@ import torch
 from medinv.errors import InputError, ShapeError
 from medinv.operators import CartesianMRI, fourier
 from medinv.operators import espirit as espirit_parts
+from medinv.operators.calibration import calibration_region
 from medinv.operators.coil_data import svd_compression
 from medinv.operators.coils import align_phase, espirit, jsense, low_resolution_maps, walsh
 from tests.operators.ct_objects import disc_image
@@ -71,6 +72,53 @@ def test_default_width_is_the_sampled_centre(calibrated):
     with pytest.raises(InputError, match=r"calibration_width is 24, but the fully sampled centre "
                                          r"of k-space is 20 wide and the least is 6"):
         espirit(masked, calibration_width=24)
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+@pytest.mark.parametrize("estimate", [espirit, low_resolution_maps, walsh])
+def test_few_lines_calibrate_along_their_whole_length(calibrated, estimate, axis):
+    """Of 10 full lines a rectangle 24 x 10 is used, not a square 10 x 10."""
+    body, truth, kspace, _ = calibrated
+    lines = torch.zeros_like(kspace)
+    first = kspace.shape[axis] // 2 - 5
+    lines.narrow(axis, first, 10).copy_(kspace.narrow(axis, first, 10))
+    widths = (24, 10) if axis == -1 else (10, 24)
+    maps = estimate(lines)
+    torch.testing.assert_close(maps, estimate(kspace, calibration_width=widths))
+
+    def error(found):
+        return 1 - float((found.conj() * truth).sum(0).abs()[body == 1].mean())
+
+    assert error(maps) < 0.8 * error(estimate(lines, calibration_width=10))
+
+
+def test_calibration_boxes(calibrated):
+    """In 3D too; a box that sticks out of what is sampled, or lacks axes, is refused."""
+    kspace = torch.zeros(2, 20, 30, 40, dtype=torch.complex64)
+    kspace[:, 6:14, 10:20] = 1
+    assert calibration_region("test", kspace, None, 3, 6)[1] == (8, 10, 24)
+    assert calibration_region("test", kspace, (6, 10, 40), 3, 6)[1] == (6, 10, 40)
+    with pytest.raises(InputError, match=r"width is 9 x 10 x 24, but .* is 8 x 10 x 40 wide"):
+        calibration_region("test", kspace, (9, 10, 24), 3, 6)
+    with pytest.raises(InputError, match=r"width is \[6, 6\]; pass one number, or 3 of them"):
+        calibration_region("test", kspace, (6, 6), 3, 6)
+    with pytest.raises(ShapeError, match="holds no sample; pass at least one slice, one coil"):
+        calibration_region("test", kspace[:0], None, 3, 6)
+
+
+def test_jsense_fits_a_rectangle(calibrated):
+    """A grid of 12 rows is fitted 12 x 24, where a square would leave half of it out."""
+    _, truth, kspace, _ = calibrated
+    rows = kspace[:, 18:30]
+    changed = rows.clone()
+    changed[:, :, 31:] = 0  # beyond the rectangle: columns 9 to 32 of 43 are fitted
+    changed[:, :, 33:] = 1
+    mask = torch.ones(12, 43)
+    assert not torch.allclose(jsense(changed, mask), jsense(rows, mask), atol=1e-3)
+    changed[:, :, :33] = rows[:, :, :33]
+    torch.testing.assert_close(jsense(changed, mask), jsense(rows, mask))
+    with pytest.raises(InputError, match="no sample lies in the centre of k-space, 4 x 2 wide"):
+        jsense(torch.zeros_like(rows), mask, calibration_width=(4, 2))
 
 
 def test_too_small_a_centre_is_refused(calibrated):

@@ -29,12 +29,13 @@ from medinv.data.safety import check_memory, hdf5_dataset, hdf5_errors
 from medinv.data.sets.fetch import cache_folder
 from medinv.data.sets.headers import array_shapes
 from medinv.errors import DataError
+from medinv.operators.calibration import Width, centre_block, per_axis
 from medinv.operators.coils import espirit
 
 if TYPE_CHECKING:
     import h5py
 
-_FORMAT = 1  # raise it when espirit() gives other maps for the same input
+_FORMAT = 2  # raise it when espirit() gives other maps for the same input
 _OPEN_FILES = 16
 
 
@@ -62,7 +63,7 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
     Args:
         files: HDF5 files; only their headers are read here.
         key: data set that holds k-space (slice, coil, ky, kx).
-        calibration_width: side of the fully sampled central square to calibrate on.
+        calibration_width: see `medinv.operators.coils.espirit`.
         threshold: see `medinv.operators.coils.espirit`.
         crop: see there.
         folder: the cache of maps; the user's cache folder if not given.
@@ -82,7 +83,7 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
     """
 
     def __init__(self, files: Sequence[str | Path], key: str = "kspace", *,
-                 calibration_width: int = 24, threshold: float = 0.02, crop: float = 0.95,
+                 calibration_width: Width = None, threshold: float = 0.02, crop: float = 0.95,
                  folder: str | Path | None = None) -> None:
         if not files:
             raise DataError("KSpaceSlices: expected at least one file, got none")
@@ -142,11 +143,9 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
 
     def _maps_name(self, kspace: Tensor) -> str:
         """Checksum of all that decides the maps."""
-        centre, width = kspace, self.calibration_width
-        for axis in (-2, -1):
-            n = kspace.shape[axis]
-            start, stop = max(n // 2 - width, 0), min(n // 2 + width, n)
-            centre = centre.narrow(axis, start, stop - start)
+        width, grid = self.calibration_width, kspace.shape[-2:]
+        widths = per_axis("KSpaceSlices", width or 24, 2)
+        centre = centre_block(kspace, [min(2 * w, n) for w, n in zip(widths, grid, strict=True)])
         settings = (_FORMAT, tuple(kspace.shape), width, self.threshold, self.crop)
         checksum = hashlib.sha256(repr(settings).encode())
         checksum.update(centre.contiguous().numpy().tobytes())

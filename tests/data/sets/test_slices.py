@@ -139,7 +139,7 @@ def test_kspace_that_cannot_serve(scans, tmp_path):
     with pytest.raises(DataError, match=r"expected k \(slice, coil, ky, kx\), found no such"):
         KSpaceSlices(scans, "k")
     with pytest.raises(InputError, match="calibration_width is 24"):
-        KSpaceSlices(scans, folder=tmp_path / "maps")[0]
+        KSpaceSlices(scans, calibration_width=24, folder=tmp_path / "maps")[0]
     slices = multicoil(scans, tmp_path)
     with h5py.File(scans[0], "w") as file:
         file["other"] = np.zeros(1)
