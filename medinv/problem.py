@@ -80,7 +80,8 @@ class Poisson:
     incident: float | Tensor
 
     def __post_init__(self) -> None:
-        if not bool((torch.as_tensor(self.incident) > 0).all()):
+        incident = torch.as_tensor(self.incident)
+        if not bool(((incident > 0) & incident.isfinite()).all()):
             raise InputError(f"noise: expected a positive number of photons, got {self.incident}")
 
     def std_of(self, y: Tensor) -> Tensor:

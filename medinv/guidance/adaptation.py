@@ -25,6 +25,7 @@ of a level see one shift of the tiling, the one that the denoised image is then 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -92,11 +93,11 @@ class Adaptation:
                   "patience": 1, "tv_weight": 0, "sigma_min": 0, "held_out": 0}
         for name, least in limits.items():
             value = getattr(self, name)
-            if value < least:
+            if not least <= value < math.inf:
                 raise InputError(f"{name}: expected at least {least}, got {value!r}")
-        if not self.learning_rate > 0 or (self.gamma is not None and not self.gamma > 0):
-            raise InputError("learning_rate and gamma: expected positive numbers (or no gamma), "
-                             f"got {self.learning_rate!r} and {self.gamma!r}")
+        for name, number in (("learning_rate", self.learning_rate), ("gamma", self.gamma)):
+            if number is not None and not 0 < number < math.inf:
+                raise InputError(f"{name}: expected a positive number, got {number!r}")
         if not self.held_out < 1:
             raise InputError(f"held_out: expected a share below 1, got {self.held_out!r}")
 

@@ -7,13 +7,14 @@ parametrisations (VP, EDM, flow) are adapted to this form inside `medinv.priors`
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from medinv.errors import CheckpointError, ShapeError
+from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator
 
 
@@ -30,10 +31,20 @@ class IntensityScale:
     Example:
         >>> IntensityScale(value=0.02)  # CT: one prior unit is water, 0.02 / mm
         IntensityScale(value=0.02, percentile=None)
+
+    Raises:
+        InputError: no positive number, or no percentile above 0 and up to 100.
     """
 
     value: float = 1.0
     percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < math.inf:
+            raise InputError(f"IntensityScale: expected a positive value, got {self.value}")
+        if self.percentile is not None and not 0 < self.percentile <= 100:
+            raise InputError("IntensityScale: expected a percentile above 0 and up to 100, got "
+                             f"{self.percentile}")
 
     @torch.no_grad()
     def estimate(self, y: Tensor, A: LinearOperator) -> float:

@@ -11,6 +11,7 @@ to ``p(x | c)^w p(x)^(1 - w)``, which no longer is a posterior of the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,7 +56,7 @@ class ContextPrior(Prior):
                 f"ContextPrior: the prior's network takes {takes}, got {tuple(context.shape)}; "
                 "choose a prior that was trained with prompts, and its own text encoder"
             )
-        if not weight >= 0:
+        if not 0 <= weight < math.inf:
             raise InputError(f"ContextPrior: expected a weight of at least 0, got {weight}")
         self.prior, self.weight = prior, weight
         self.context: Tensor

@@ -13,10 +13,13 @@ A complex image is two real channels inside `forward` and nowhere else.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medinv.errors import InputError
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.batches import halving, in_parts
 
@@ -60,6 +63,8 @@ class NetworkPrior(Prior):
                  error_by_sigma: dict[float, float] | None = None, chunk: int = 8,
                  text_encoder: str | None = None) -> None:
         super().__init__()
+        if not 0 < sigma_data < math.inf:
+            raise InputError(f"NetworkPrior: expected a positive sigma_data, got {sigma_data}")
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sigma_data, self.chunk = sigma_data, chunk
         self.dtype = torch.complex64 if complex_images else torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -33,7 +34,8 @@ class ProductPrior(Prior):
     def __init__(self, priors: Sequence[Prior], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         weights = [1 / max(len(priors), 1)] * len(priors) if weights is None else list(weights)
-        if len(priors) < 2 or len(weights) != len(priors) or min(weights) <= 0:
+        if len(priors) < 2 or len(weights) != len(priors) or not all(
+                0 < weight < math.inf for weight in weights):
             raise ShapeError(f"ProductPrior: expected two or more priors and a positive weight "
                              f"for each, got {len(priors)} priors and weights {weights}")
         kinds = {(prior.dtype, prior.ndim) for prior in priors}

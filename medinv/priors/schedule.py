@@ -6,6 +6,8 @@ for VP with cumulative signal ``ab``, ``sigma = t / (1 - t)`` for a flow; a samp
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,9 +26,9 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, *,
         >>> karras_sigmas(3, 0.01, 1.0).tolist()[::3]
         [1.0, 0.0]
     """
-    if steps < 1 or not 0 < sigma_min < sigma_max:
+    if steps < 1 or not 0 < sigma_min < sigma_max < math.inf:
         raise InputError(
-            f"expected steps >= 1 and 0 < sigma_min < sigma_max, got steps = {steps}, "
+            f"expected steps >= 1 and finite 0 < sigma_min < sigma_max, got steps = {steps}, "
             f"sigma_min = {sigma_min}, sigma_max = {sigma_max}"
         )
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)

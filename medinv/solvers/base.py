@@ -7,6 +7,7 @@ stopping decision) is per item, so that items of one batch never influence each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -35,10 +36,13 @@ class DiffusionSolver(Protocol):
 def require(valid: bool, name: str, expected: str, got: object) -> None:
     """Raise `InputError` with the argument's name, what was expected and what came.
 
+    NaN and infinity are never valid, in a tuple neither.
+
     Example:
         >>> require(True, "TV: weight", "a number >= 0", 0.1)
     """
-    if not valid:
+    numbers = got if isinstance(got, tuple) else (got,)
+    if not valid or not all(math.isfinite(n) for n in numbers if isinstance(n, float)):
         raise InputError(f"{name}: expected {expected}, got {got!r}")
 
 
