@@ -15,6 +15,7 @@ from medinv.data.ct.projections_dicom import is_projection_dicom
 from medinv.data.ct.projections_yaml import GEOMETRY_FILE
 from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
+from medinv.data.dicom.reader import choose_series
 from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.mri.bart import cfl_sizes
 from medinv.data.mri.fastmri import FastMRIFile
@@ -86,7 +87,9 @@ def _dicom(path: Path) -> Facts:
     """The only volume of the only series; else what there is to choose from."""
     series = list_series(path)
     listed: Facts = {"series": [str(item) for item in series]}
-    if len(series) > 1:
+    try:
+        choose_series(series, None, str(path))
+    except DataError:
         return {**listed, "findings": ["several series: choose one by its index"]}
     try:
         return {**listed, **_volume(read_dicom(path))}

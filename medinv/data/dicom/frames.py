@@ -113,6 +113,12 @@ def frames_of(header: Header) -> list[Frame]:
     return _mosaic(frame) if "MOSAIC" in header.words("ImageType") else [frame]
 
 
+def is_placed(header: Header) -> bool:
+    """Whether a file says anything of where it lies in the patient; screen captures do not."""
+    places = ("ImagePositionPatient", "ImageOrientationPatient")
+    return any(words(group, keyword) for group in frame_groups(header, 0) for keyword in places)
+
+
 def _enhanced(header: Header) -> Iterator[Frame]:
     """The frames of an enhanced file: a frame's own groups come before the shared ones."""
     frames = items(header.dataset, "PerFrameFunctionalGroupsSequence")

@@ -6,6 +6,7 @@ from another image; they stay inside.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ PHILIPS_FRAME, PHILIPS_INTERCEPT, PHILIPS_SLOPE = 0x2005140F, 0x2005100D, 0x2005
 _KEYWORDS = (
     # identity and kind
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
+    "StudyInstanceUID", "FrameOfReferenceUID",
     "ProtocolName", "ImageType", "Modality", "InstanceNumber", "AcquisitionNumber",
     # geometry
     "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
@@ -42,6 +44,7 @@ _KEYWORDS = (
 )
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _FILE_META_BYTES = 1024
+_BLOCK_BYTES = 2**20
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PRIVATE = (CSA_HEADER, PHILIPS_INTERCEPT, PHILIPS_SLOPE)
 
@@ -174,6 +177,20 @@ def _tags() -> list[int]:
 
     tags = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
     return [*_PRIVATE, *(tag for tag in tags if tag is not None)]
+
+
+def pixels_digest(header: Header) -> bytes:
+    """A checksum of all that follows the header: to tell copies from other images.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with header.file.open() as stream, refusing(header.name, "it cannot be read"):
+        stream.seek(header.offset)
+        digest = hashlib.sha256()
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+        return digest.digest()
 
 
 def read_header(file: File, name: str) -> Header | None:

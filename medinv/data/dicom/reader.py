@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from medinv.data.dicom.acquisition import acquisition_of
 from medinv.data.dicom.files import PathOrPaths, label, quiet
-from medinv.data.dicom.frames import Frame, frames_of
+from medinv.data.dicom.frames import Frame, frames_of, is_placed
 from medinv.data.dicom.header import Header
 from medinv.data.dicom.pixels import MAX_VOXELS, Stored, fill_padding, fill_values, stored_pixels
 from medinv.data.dicom.regrid import Voxels, regrid
@@ -64,6 +65,7 @@ def read_dicom(
     """
     chosen = choose_series(list_series(path), series, label(path))
     with quiet():
+        chosen = without_captures(chosen)
         frames = choose_volume(series_volumes(chosen), volume, label(path))
         result = _read(chosen, frames, label(path), resample, precise_philips, padding_hu)
     notes = result.metadata.get("notes", ())
@@ -81,14 +83,33 @@ def series_volumes(series: Series) -> list[list[Frame]]:
     return split_volumes([frame for header in series.headers for frame in frames_of(header)])
 
 
+def without_captures(series: Series) -> Series:
+    """The series without images that have no place in the patient, if others have one.
+
+    Scanners put screen captures and reports into the series that they belong to.
+    """
+    placed = tuple(header for header in series.headers if is_placed(header))
+    n_captures = len(series.headers) - len(placed)
+    if not placed or not n_captures:
+        return series
+    note = (f"{n_captures} images without position and orientation (screen captures?) were left "
+            "out")
+    return replace(series, headers=placed, notes=(*series.notes, note))
+
+
 def choose_series(found: Sequence[Series], index: int | None, name: str) -> Series:
-    """The only series, or the one with this index.
+    """The only series, the only one of cross-sections, or the one with this index.
 
     Raises:
         DataError: there are several, or none with this index; lists them.
     """
     if index is None and len(found) == 1:
         return found[0]
+    placed = [item for item in found if any(map(is_placed, item.headers))]
+    if index is None and len(placed) == 1:
+        note = (f"{len(found) - 1} series without position and orientation (screen captures?) "
+                "were left out")
+        return replace(placed[0], notes=(*placed[0].notes, note))
     if index is not None and 0 <= index < len(found):
         return found[index]
     wanted = "expected one series" if index is None else f"there is no series {index}"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medinv.data.dicom.files import File, PathOrPaths, find_files, label, quiet
-from medinv.data.dicom.header import Header, items, read_header
+from medinv.data.dicom.header import Header, items, pixels_digest, read_header
 from medinv.errors import DataError
+
+_FEWEST_SLICES = 3  # localizers, too, have series of one or two slices
+_SHARED = ("FrameOfReferenceUID", "StudyInstanceUID", "Modality", "SeriesDescription", "Rows",
+           "Columns")
+_GRID = {"ImageOrientationPatient": 6, "PixelSpacing": 2}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def list_series(path: PathOrPaths) -> list[Series]:
         for header in headers:
             groups.setdefault(header.text("SeriesInstanceUID"), []).append(header)
         series = [_series(group) for group in groups.values()]
+        series = _joined(series)
     if not series:
         raise DataError(f"{name}: expected DICOM images, found none in {len(files)} files; check "
                         "the path")
@@ -78,18 +84,78 @@ def _image(file: File, name: str, n_files: int) -> Header | None:
 
 def _series(headers: Sequence[Header]) -> Series:
     """Describe a series; a file that is there twice counts once."""
-    distinct: dict[str, Header] = {}
-    for header in headers:
-        distinct.setdefault(header.text("SOPInstanceUID") or f"file {header.file.number}", header)
-    kept = tuple(distinct.values())
-    n_copies = len(headers) - len(kept)
-    notes = (f"{n_copies} files are copies of others and were left out",) if n_copies else ()
-    first = kept[0]
+    kept = _without_copies(headers)
+    first, notes = kept[0], []
+    if len(headers) > len(kept):
+        notes.append(f"{len(headers) - len(kept)} files are copies of others and were left out")
+    if len({_uid(header) for header in kept}) < len(kept):
+        notes.append("different images bear one SOPInstanceUID (an anonymiser's mistake?); they "
+                     "were told apart by their places and pixels")
     n_images = sum(len(items(header.dataset, "PerFrameFunctionalGroupsSequence"))
                    or header.count("NumberOfFrames", 1) for header in kept)
     number = first.number("SeriesNumber")
     return Series(
         None if number is None else int(number),
         first.text("SeriesDescription") or first.text("ProtocolName"), first.text("Modality"),
-        n_images, first.count("Rows"), first.count("Columns"), notes, kept,
+        n_images, first.count("Rows"), first.count("Columns"), tuple(notes), kept,
     )
+
+
+def _uid(header: Header) -> str:
+    return header.text("SOPInstanceUID") or f"file {header.file.number}"
+
+
+def _without_copies(headers: Sequence[Header]) -> tuple[Header, ...]:
+    """The different images: one UID does not make a copy, the same header and pixels do."""
+    kept: list[Header] = []
+    alike: dict[tuple[str, ...], list[Header]] = {}
+    for header in headers:
+        place = (*header.words("ImagePositionPatient"), *header.words("InstanceNumber"))
+        same = alike.setdefault((_uid(header), *place), [])
+        if not any(_are_equal(header, other) for other in same):
+            same.append(header)
+            kept.append(header)
+    return tuple(kept)
+
+
+def _are_equal(one: Header, other: Header) -> bool:
+    try:
+        same = bool(one.dataset == other.dataset)
+    except Exception:  # pydicom decodes a value when it is first used
+        return False
+    return same and pixels_digest(one) == pixels_digest(other)
+
+
+def _joined(series: Sequence[Series]) -> list[Series]:
+    """Series of one slice each become one, where frame of reference and grid agree.
+
+    Some scanners (Canon) and anonymisers give every slice a SeriesInstanceUID of its own.
+    """
+    groups: dict[tuple[str, ...], list[Series]] = {}
+    for number, item in enumerate(series):
+        groups.setdefault(_stack(item) or (str(number),), []).append(item)
+    joined: list[Series] = []
+    for group in groups.values():
+        joined += [_join(group)] if len(group) >= _FEWEST_SLICES else group
+    return joined
+
+
+def _stack(series: Series) -> tuple[str, ...] | None:
+    """What slices of one stack have in common; None for a series that is not a single slice."""
+    header = series.headers[0]
+    if series.n_images != 1 or not header.text("FrameOfReferenceUID"):
+        return None
+    try:
+        grid = [header.numbers(keyword, count) or () for keyword, count in _GRID.items()]
+    except DataError:  # reading the series says what is wrong
+        return None
+    rounded = [f"{value:.3f}" for values in grid for value in values]
+    return (*map(header.text, _SHARED), *rounded) if all(grid) else None
+
+
+def _join(group: Sequence[Series]) -> Series:
+    note = (f"{len(group)} series of one slice each were joined: their frame of reference, "
+            "orientation and grid agree")
+    notes = dict.fromkeys(text for item in group for text in item.notes)
+    headers = tuple(header for item in group for header in item.headers)
+    return replace(group[0], n_images=len(headers), notes=(*notes, note), headers=headers)

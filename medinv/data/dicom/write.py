@@ -21,7 +21,7 @@ from medinv.data.atomic import replacing_folder, write_json
 from medinv.data.dicom.derived import Derivation, UIDs, describe_derivation, template
 from medinv.data.dicom.files import PathOrPaths, label, quiet
 from medinv.data.dicom.frames import Frame, frames_of
-from medinv.data.dicom.reader import choose_series
+from medinv.data.dicom.reader import choose_series, without_captures
 from medinv.data.dicom.series import Series, list_series
 from medinv.data.geometry import as_shown
 from medinv.data.volume import Volume
@@ -121,9 +121,11 @@ def write_dicom(
 
 
 def _source_series(source: Series | PathOrPaths | None) -> Series | None:
-    if source is None or isinstance(source, Series):
-        return source
-    return choose_series(list_series(source), None, label(source))
+    if source is None:
+        return None
+    if isinstance(source, Series):
+        return without_captures(source)
+    return without_captures(choose_series(list_series(source), None, label(source)))
 
 
 def _check(volume: Volume) -> None:

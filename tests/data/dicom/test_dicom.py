@@ -229,6 +229,79 @@ def test_the_same_file_twice(tmp_path):
     assert len(volume.metadata["notes"]) == 1
 
 
+@pytest.mark.parametrize("tags", [{}, {"InstanceNumber": 1}], ids=["numbered", "one number"])
+def test_slices_under_one_uid_are_no_copies(tmp_path, tags):
+    """An anonymiser gave every slice the same SOPInstanceUID."""
+    folder = save(tmp_path, slices(VOXELS, SOPInstanceUID=UID_ROOT + "7", **tags))
+    with pytest.warns(MedinvWarning, match="different images bear one SOPInstanceUID"):
+        assert_at_its_place(read_dicom(folder), Grid(), VOXELS)
+
+
+def test_copies_and_others_under_one_uid(tmp_path):
+    files = slices(VOXELS, SOPInstanceUID=UID_ROOT + "7")
+    save(tmp_path / "copy", files[1:3])
+    save(tmp_path, files)
+    with pytest.warns(MedinvWarning) as warned:
+        assert_at_its_place(read_dicom(tmp_path), Grid(), VOXELS)
+    assert "2 files are copies of others" in str(warned[0].message)
+
+
+def test_phases_at_one_place_under_one_uid(tmp_path):
+    uid = {"SOPInstanceUID": UID_ROOT + "7"}
+    files = [*slices(VOXELS, TemporalPositionIdentifier=1, **uid),
+             *slices(VOXELS + 500, TemporalPositionIdentifier=2, **uid)]
+    with pytest.warns(MedinvWarning, match="one SOPInstanceUID"):
+        assert_at_its_place(read_dicom(save(tmp_path, files), volume=1), Grid(), VOXELS + 500)
+
+
+def test_enhanced_files_under_one_uid(tmp_path):
+    files = [enhanced(VOXELS, OBLIQUE), enhanced(VOXELS + 500, OBLIQUE)]
+    for number, file in enumerate(files):
+        file.SOPInstanceUID, file.InstanceNumber = UID_ROOT + "7", number
+    assert sum(series.n_images for series in list_series(save(tmp_path, files))) == 8
+
+
+def test_a_capture_in_a_series_is_left_out(tmp_path):
+    """Philips keeps screen captures among the slices; they lie nowhere."""
+    shown = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "InstanceNumber": 99}
+    files = [image(np.zeros((9, 9), np.int16), **shown), *slices(VOXELS)]
+    with pytest.warns(MedinvWarning, match=r"1 images without position and orientation"):
+        assert_at_its_place(read_dicom(save(tmp_path, files)), Grid(), VOXELS)
+
+
+def test_a_series_of_captures_needs_no_choice(tmp_path):
+    files = [image(VOXELS[0], SeriesInstanceUID=UID_ROOT + "5"), *slices(VOXELS)]
+    with pytest.warns(MedinvWarning, match=r"1 series without position and orientation"):
+        assert_at_its_place(read_dicom(save(tmp_path, files)), Grid(), VOXELS)
+
+
+def test_a_slice_that_lost_its_position_is_no_capture(tmp_path):
+    files = slices(VOXELS)
+    del files[1].ImagePositionPatient
+    with pytest.raises(DataError, match="ImagePositionPatient is missing"):
+        read_dicom(save(tmp_path, files))
+
+
+def one_series_per_slice(frame="1.2.3", **tags):
+    return slices(VOXELS, OBLIQUE, SeriesInstanceUID=lambda z: f"{UID_ROOT}8.{z}",
+                  FrameOfReferenceUID=frame, SeriesNumber=lambda z: z, **tags)
+
+
+def test_one_series_per_slice_is_joined(tmp_path):
+    """As Canon's scanners export, and some anonymisers."""
+    with pytest.warns(MedinvWarning, match="4 series of one slice each were joined"):
+        volume = read_dicom(save(tmp_path, one_series_per_slice()))
+    assert_at_its_place(volume, OBLIQUE, VOXELS)
+
+
+@pytest.mark.parametrize("tags", [
+    {"frame": lambda z: f"1.2.{z}"}, {"frame": ""},
+    {"SeriesDescription": lambda z: f"scan {z}"}, {"PixelSpacing": lambda z: ["1", f"{z + 1}"]},
+], ids=["frames of reference", "unknown frame", "descriptions", "grids"])
+def test_series_that_are_no_stack_stay_apart(tmp_path, tags):
+    assert len(list_series(save(tmp_path, one_series_per_slice(**tags)))) == 4
+
+
 def test_a_slice_twice_under_another_uid(tmp_path):
     files = slices(VOXELS)
     files.append(slices(VOXELS)[1])
