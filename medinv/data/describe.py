@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from medinv.data.ct.projections import read_sinogram
@@ -20,8 +21,9 @@ from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.mri.bart import cfl_sizes
 from medinv.data.mri.fastmri import FastMRIFile
 from medinv.data.mri.ismrmrd import is_ismrmrd
+from medinv.data.mri.matlab import mat_arrays
 from medinv.data.nifti import read_nifti
-from medinv.data.safety import open_hdf5
+from medinv.data.safety import hdf5_listing, open_hdf5
 from medinv.data.volume import Volume
 from medinv.errors import DataError, MedinvWarning
 
@@ -99,17 +101,9 @@ def _dicom(path: Path) -> Facts:
 
 def _hdf5(path: Path) -> Facts:
     """The layout and the data sets of an HDF5 file; their numbers stay on the disk."""
-    import h5py
-
-    arrays: dict[str, str] = {}
-
-    def visit(name: str, node: object) -> int | None:
-        if isinstance(node, h5py.Dataset):
-            arrays[name] = f"{node.shape} {node.dtype}"
-        return 1 if len(arrays) >= _MAX_LISTED else None
-
     with open_hdf5(path) as file:
-        file.visititems(visit)
+        arrays = {name: f"{node.shape} {node.dtype}"
+                  for name, node in islice(hdf5_listing(file), _MAX_LISTED)}
         names = set(file)
     layout = "unknown"
     if "kspace" in names:
@@ -145,35 +139,16 @@ def _bart(path: Path) -> Facts:
 
 
 def _numpy(path: Path) -> Facts:
-    from medinv.data.mri.arrays import read_array
+    from medinv.data.mri.arrays import numpy_arrays
 
-    if path.suffix.lower() == ".npy":
-        array = read_array(path).numpy()
-        return {"arrays": {"": f"{array.shape} {array.dtype}"}}
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            names = list(content.files)[:_MAX_LISTED]
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: expected an .npz file, but it cannot be read: {error}"
-                        ) from error
-    arrays = {name: read_array(path, name).numpy() for name in names}
-    return {"arrays": {name: f"{array.shape} {array.dtype}" for name, array in arrays.items()}}
+    found = islice(numpy_arrays(path).items(), _MAX_LISTED)
+    return {"arrays": {name: f"{shape} {dtype}" for name, (shape, dtype) in found}}
 
 
 def _matlab(path: Path) -> Facts:
-    from scipy.io import whosmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        found = whosmat(path)
-    except (MatReadError, ValueError, NotImplementedError, OSError, TypeError,
-            LookupError) as error:
-        raise DataError(f"{path}: expected a MATLAB file, but it cannot be read: {error}"
-                        ) from error
-    arrays: Facts = {"arrays": {name: f"{tuple(shape)} {kind}" for name, shape, kind in found}}
-    is_scan = any(name.startswith("CtData") for name, _, _ in found)
+    found = mat_arrays(path)
+    arrays: Facts = {"arrays": {name: f"{shape} {kind}" for name, (shape, kind) in found.items()}}
+    is_scan = any(name.startswith("CtData") for name in found)
     return {**arrays, **_sinogram(path)} if is_scan else arrays
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medinv.data.expansion import check_expansion
 from medinv.data.safety import check_memory
 from medinv.data.volume import Volume
 from medinv.errors import DataError, DependencyError
@@ -46,6 +47,8 @@ def read_itk(path: str | Path) -> Volume:
     if len(shape) != 3 or reader.GetNumberOfComponents() != 1:
         raise DataError(f"{path}: expected one value per voxel (x, y, z), found "
                         f"{reader.GetNumberOfComponents()} in {shape[::-1]}; export one volume")
+    itemsize = itk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+    check_expansion(path, math.prod(shape) * itemsize, path.stat().st_size)
     check_memory(path, shape, 2 * _BYTES)
     try:
         image = reader.Execute()

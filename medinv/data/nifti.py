@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from medinv.data.atomic import replacing, write_json
+from medinv.data.expansion import check_expansion
 from medinv.data.safety import check_memory
 from medinv.data.volume import Volume
 from medinv.errors import DataError
@@ -205,6 +206,8 @@ def _voxels(image: Any, path: Path,  # noqa: ANN401
             "convert colours to one channel"
         )
     shape = (*image.shape, 1)[:3]
+    if path.suffix == ".gz":
+        _check_unpacked(image, path, chosen)
     check_memory(path, shape, itemsize=16)
     with _nibabel_errors(path, "the voxels cannot be read, the file is cut off or damaged"), \
             np.errstate(all="ignore"):
@@ -213,6 +216,14 @@ def _voxels(image: Any, path: Path,  # noqa: ANN401
             np.complex64 if values.dtype.kind == "c" else np.float32
         ).reshape(shape)
     return numbers
+
+
+def _check_unpacked(image: Any, path: Path, chosen: tuple[int, ...]) -> None:  # noqa: ANN401
+    """Refuse voxels that a small .gz can't hold, up to the end of the chosen volume."""
+    beyond = image.shape[3:]
+    n_volumes = int(np.ravel_multi_index(chosen, beyond, order="F")) + 1 if beyond else 1
+    n_bytes = math.prod(image.shape[:3]) * n_volumes * image.header.get_data_dtype().itemsize
+    check_expansion(path, n_bytes, path.stat().st_size)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Refuse a hostile or broken file before it costs memory, or reads other files.
 
 Each format declares shapes, and a few bytes can declare anything: `check_memory` compares a
-declared shape with the memory that is free, `check_expansion` with the size of the file. HDF5 can
-also point to other files (external links, virtual data sets, external storage): `hdf5_dataset`
-finds a data set without following any of these. XML can as well, by its entities: `parse_xml`.
+declared shape with the memory that is free, `medinv.data.expansion` with the size of the file.
+HDF5 can also point to other files (external links, virtual data sets, external storage):
+`hdf5_dataset` finds a data set without following any of these. XML can as well, by its entities:
+`parse_xml`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from medinv.data.expansion import check_chunks, check_expansion
 from medinv.data.heaps import check_heaps
 from medinv.errors import DataError, MedinvError
 
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     import h5py
 
 _MEMORY_SHARE = 0.8
-_FREE_EXPANSION_BYTES = 2**28
-_MAX_EXPANSION = 250
 _MAX_LINKS = 16
+_MAX_DEPTH = 8
+_MAX_NAMES = 2000
 _MAX_XML = 1_000_000
 _GIB = 2**30
 
@@ -67,22 +69,6 @@ def check_memory(path: str | Path, shape: Sequence[int], itemsize: int) -> None:
         raise DataError(
             f"{path}: the header declares {tuple(shape)}, {needed / _GIB:.3g} GiB, but "
             f"{free / _GIB:.3g} GiB of memory are free; read fewer slices, or check the header"
-        )
-
-
-def check_expansion(path: str | Path, n_bytes: int, stored_bytes: int) -> None:
-    """Refuse compressed data that grow to over 256 MiB and 250 times their stored size.
-
-    Raises:
-        DataError: see above.
-
-    >>> check_expansion("scan.h5", n_bytes=10_000_000, stored_bytes=1_000_000)
-    """
-    if n_bytes > max(_FREE_EXPANSION_BYTES, _MAX_EXPANSION * stored_bytes):
-        raise DataError(
-            f"{path}: expected data that unpack to at most {_MAX_EXPANSION} times their size, but "
-            f"{stored_bytes} stored bytes declare {n_bytes / _GIB:.3g} GiB; if the file is to be "
-            "trusted, save it without compression"
         )
 
 
@@ -170,11 +156,54 @@ def _checked(node: object, name: str, path: str | Path) -> h5py.Dataset:
                         "read; copy the data into one file (h5repack)")
     if node.shape is None:
         raise DataError(f"{path}: {name!r} is empty; export the file again")
+    n_numbers = node.size
+    if node.chunks is not None:
+        n_numbers = max(n_numbers, prod(node.chunks) * node.id.get_num_chunks())
+    if not node.dtype.hasobject:
+        check_expansion(path, n_numbers * node.dtype.itemsize, node.id.get_storage_size())
     if node.chunks is not None:
         check_memory(path, node.chunks, node.dtype.itemsize)
-    if not node.dtype.hasobject:
-        check_expansion(path, node.size * node.dtype.itemsize, node.id.get_storage_size())
     return node
+
+
+def hdf5_part(dataset: h5py.Dataset, *part: slice, path: str | Path
+              ) -> np.ndarray[Any, np.dtype[Any]]:
+    """The numbers of a part of a data set: a range along each of its first axes.
+
+    Raises:
+        DataError: its chunks hold more than they declare; the caller checks the memory.
+    """
+    check_chunks(dataset, part, path)
+    return np.asarray(dataset[part])
+
+
+def hdf5_listing(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """The data sets of a file by their full names, the shallow ones first.
+
+    Links are not followed, nor more than 8 groups into each other, nor 2000 names in all: a file
+    may hold a chain or a circle of groups without end.
+
+    >>> import h5py
+    >>> with h5py.File("memory.h5", "w", driver="core", backing_store=False) as content:
+    ...     content["group/scan"] = 1
+    ...     [name for name, _ in hdf5_listing(content)]
+    ['group/scan']
+    """
+    import h5py
+
+    groups, n_names = [("", 0, file)], 0
+    for prefix, depth, group in groups:  # grows while it is walked
+        for name in group:
+            n_names += 1
+            if n_names > _MAX_NAMES:
+                return
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            node = group[name]
+            if isinstance(node, h5py.Dataset):
+                yield prefix + name, node
+            elif isinstance(node, h5py.Group) and depth < _MAX_DEPTH:
+                groups.append((f"{prefix}{name}/", depth + 1, node))
 
 
 def hdf5_array(file: h5py.File, name: str, path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
@@ -185,7 +214,7 @@ def hdf5_array(file: h5py.File, name: str, path: str | Path) -> np.ndarray[Any, 
     """
     dataset = hdf5_dataset(file, name, path)
     check_memory(path, dataset.shape, dataset.dtype.itemsize)
-    return np.asarray(dataset[()])
+    return hdf5_part(dataset, path=path)
 
 
 def parse_xml(text: bytes | str, path: str | Path) -> ElementTree.Element:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medinv.data import read_fastmri
-from medinv.data.safety import available_memory, check_expansion, check_memory, parse_xml
+from medinv.data.expansion import check_expansion
+from medinv.data.safety import available_memory, check_memory, parse_xml
 from medinv.errors import DataError
 
 SAMPLES = np.ones((2, 3, 8, 6), np.complex64)

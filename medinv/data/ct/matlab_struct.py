@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from medinv.data.expansion import check_expansion
 from medinv.data.safety import check_memory
 from medinv.errors import DataError
 
@@ -64,17 +65,17 @@ def read_mat_structs(path: str | Path) -> dict[str, Value]:
 def _variables(content: memoryview, order: str, path: Path) -> Iterator[tuple[str, Value]]:
     for kind, data in _elements(content, order):
         if kind == _COMPRESSED:
-            yield from _variables(memoryview(_inflate(data, path)), order, path)
+            yield from _variables(memoryview(_inflate(data, order, path)), order, path)
         elif kind == _MATRIX:
             yield _matrix(data, order, path, 0)
 
 
-def _inflate(data: memoryview, path: Path) -> bytes:
+def _inflate(data: memoryview, order: str, path: Path) -> bytes:
     """One element, unpacked to the size that its own tag states and no further."""
     unpacker = zlib.decompressobj()
     tag = unpacker.decompress(data, 8)
-    size = max(struct.unpack("<I", tag[4:])[0], struct.unpack(">I", tag[4:])[0])
-    size = min(size, 1032 * len(data))  # deflate cannot do better
+    size = struct.unpack(f"{order}I", tag[4:])[0]
+    check_expansion(path, size, len(data))
     check_memory(path, (8 + size,), itemsize=4)
     return tag + unpacker.decompress(unpacker.unconsumed_tail, max(size, 1))
 

@@ -23,7 +23,13 @@ from medinv.data.ct.projections_yaml import GEOMETRY_FILE, read_projection_array
 from medinv.data.ct.sinogram import Sinogram, fitted
 from medinv.data.metadata import Metadata
 from medinv.data.mri.arrays import check_finite
-from medinv.data.safety import check_memory, hdf5_array, hdf5_dataset, open_hdf5
+from medinv.data.safety import (
+    check_memory,
+    hdf5_array,
+    hdf5_dataset,
+    hdf5_part,
+    open_hdf5,
+)
 from medinv.errors import DataError, ShapeError
 from medinv.operators import ct_geometry
 from medinv.operators.noise import flat_dark_correct, log_transform
@@ -99,7 +105,8 @@ def read_dxchange(path: str | Path, *, rows: tuple[int, int] | None = None,
             raise DataError(f"{path}: expected rows [start, stop] within the {data.shape[1]} of "
                             f"the detector, got [{start}, {stop}]; choose others")
         check_memory(path, (data.shape[0], stop - start, data.shape[2]), itemsize=16)
-        counts = torch.from_numpy(data[:, start:stop].astype(np.float32))
+        counts = torch.from_numpy(
+            hdf5_part(data, slice(None), slice(start, stop), path=path).astype(np.float32))
         white = _frames(file, "exchange/data_white", path, data.shape, (start, stop))
         dark = torch.zeros_like(white)
         if "data_dark" in file["exchange"]:
@@ -144,7 +151,8 @@ def _frames(file: h5py.File, name: str, path: Path, shape: tuple[int, ...],
         raise DataError(f"{path}: expected {name} as numbers (frame, {shape[1]}, {shape[2]}), "
                         f"found {frames.dtype} {frames.shape}; export the scan again")
     check_memory(path, (frames.shape[0], rows[1] - rows[0], shape[2]), itemsize=16)
-    return torch.from_numpy(frames[:, slice(*rows)].astype(np.float64).mean(0)).float()
+    part = hdf5_part(frames, slice(None), slice(*rows), path=path)
+    return torch.from_numpy(part.astype(np.float64).mean(0)).float()
 
 
 def _theta(file: h5py.File, path: Path, n_views: int) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from medinv.data.expansion import check_expansion
 from medinv.errors import DataError, MedinvError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ PathOrPaths = str | Path | Sequence[str | Path]
 _UID = re.compile(r"\d+(?:\.\d+){4,}")
 _MAX_MEMBER_BYTES = 4 * 2**30
 _MAX_ZIP_BYTES = 64 * 2**30
-_MAX_RATIO = 200  # of a whole zip; a blank slice alone may reach 1000
-_SMALL_ZIP_BYTES = 256 * 2**20  # below this, no ratio is dangerous
 
 
 @dataclass(frozen=True)
@@ -161,10 +160,10 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
             raise DataError(f"{label(path)}: the zip has a password; unpack it first")
     total = sum(member.file_size for member in members)
     largest = max((member.file_size for member in members), default=0)
-    allowed = min(max(_MAX_RATIO * path.stat().st_size, _SMALL_ZIP_BYTES), _MAX_ZIP_BYTES)
-    if total > allowed or largest > _MAX_MEMBER_BYTES:
+    check_expansion(label(path), total, path.stat().st_size)
+    if total > _MAX_ZIP_BYTES or largest > _MAX_MEMBER_BYTES:
         raise DataError(
-            f"{label(path)}: {path.stat().st_size} bytes unpack to {total}, over the limit of "
-            f"{allowed} for a zip ({_MAX_MEMBER_BYTES} for one file); unpack it and pass the "
-            "folder"
+            f"{label(path)}: expected a zip of at most {_MAX_ZIP_BYTES} bytes unpacked and "
+            f"{_MAX_MEMBER_BYTES} for one file, found {total} and {largest}; unpack it and pass "
+            "the folder"
         )

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from medinv.data.dicom.codestream import declared_size
 from medinv.data.dicom.files import refusing
 from medinv.data.dicom.frames import Frame
 from medinv.data.dicom.header import Header
+from medinv.data.expansion import check_expansion
 from medinv.errors import DataError, DependencyError
 
 Stored = np.ndarray[Any, np.dtype[Any]]
@@ -23,8 +25,8 @@ Stored = np.ndarray[Any, np.dtype[Any]]
 MAX_VOXELS = 2**31
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "")
-_DECOMPRESSED_BYTES_PER_BYTE = 2000
 
 
 def stored_pixels(header: Header) -> Stored:
@@ -83,15 +85,29 @@ def _decoded(header: Header, n_pixels: int) -> Stored:
 
     with header.file.open() as stream, refusing(header.name, "the pixels cannot be decoded"):
         dataset = pydicom.dcmread(stream, force=True)
-        if "PixelData" in dataset and n_pixels > _DECOMPRESSED_BYTES_PER_BYTE * len(
-                dataset.PixelData):
-            raise DataError(f"{header.name}: {len(dataset.PixelData)} bytes cannot hold "
-                            f"{n_pixels} pixels; the file is damaged")
+        if "PixelData" in dataset:
+            n_bytes = n_pixels * max(header.count("BitsAllocated") // 8, 1)
+            check_expansion(header.name, n_bytes, len(dataset.PixelData))
+            _check_frames(header, dataset.PixelData)
         try:
             stored: Stored = dataset.pixel_array
         except (NotImplementedError, RuntimeError) as error:
             raise _no_decoder(header, error) from None
     return stored
+
+
+def _check_frames(header: Header, pixels: bytes) -> None:
+    """Refuse packed frames that declare another size than the header."""
+    from pydicom.encaps import generate_frames
+
+    expected = header.count("Rows"), header.count("Columns")
+    if header.transfer_syntax in (*_NATIVE, _BIG_ENDIAN):
+        return
+    for frame in generate_frames(pixels, number_of_frames=header.count("NumberOfFrames", 1)):
+        size = declared_size(frame)
+        if size is not None and size != expected:
+            raise DataError(f"{header.name}: the header states {expected} pixels, but a packed "
+                            f"frame declares {size}; the file is damaged, export it again")
 
 
 def _no_decoder(header: Header, error: Exception) -> DataError | DependencyError:

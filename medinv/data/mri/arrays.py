@@ -7,6 +7,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medinv.data.expansion import check_expansion
 from medinv.data.mri.kspace import KSpace, measured_points
 from medinv.data.mri.matlab import read_mat
 from medinv.data.safety import check_memory
-from medinv.errors import DataError
+from medinv.errors import DataError, MedinvError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _AXES = ("slice", "coil", "kz", "ky", "kx")
@@ -52,17 +55,55 @@ def read_array(path: str | Path, key: str | None = None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
 
 
-def _read_numpy(path: Path, key: str | None) -> Array:
-    """An array whose header was checked before its memory is taken; nothing is unpickled."""
-    try:
+def numpy_arrays(path: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of the arrays of an ``.npy`` (named ``""``) or ``.npz`` file.
+
+    Only headers are read.
+
+    Raises:
+        DataError: damaged, cut off, or of Python objects.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp(), "arrays.npz")
+    >>> np.savez(name, image=np.arange(3.0))
+    >>> numpy_arrays(name)
+    {'image': ((3,), 'float64')}
+    """
+    path = Path(path)
+    with _numpy_errors(path):
         if path.suffix != ".npz":
             with path.open("rb") as file:
-                return _read_npy(path, file)
+                shape, _, dtype = _npy_header(file, path.stat().st_size)
+            return {"": (shape, str(dtype))}
+        found = {}
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    shape, _, dtype = _npy_header(file, member.file_size)
+                found[member.filename.removesuffix(".npy")] = shape, str(dtype)
+        return found
+
+
+def _read_numpy(path: Path, key: str | None) -> Array:
+    """An array whose header was checked before its memory is taken; nothing is unpickled."""
+    with _numpy_errors(path):
+        if path.suffix != ".npz":
+            with path.open("rb") as file:
+                return _read_npy(path, file, path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            with archive.open(f"{_choose_key(path, names, key)}.npy") as file:
-                return _read_npy(path, file)
-    except DataError:
+            member = archive.getinfo(f"{_choose_key(path, names, key)}.npy")
+            check_expansion(path, member.file_size, member.compress_size)
+            with archive.open(member) as file:
+                return _read_npy(path, file, member.file_size)
+
+
+@contextmanager
+def _numpy_errors(path: Path) -> Iterator[None]:
+    """Turn what NumPy and zipfile raise on a damaged file into a `DataError`."""
+    try:
+        yield
+    except MedinvError:
         raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, RuntimeError,
             NotImplementedError, OverflowError, MemoryError, struct.error, tokenize.TokenError,
@@ -72,7 +113,21 @@ def _read_numpy(path: Path, key: str | None) -> Array:
         ) from error
 
 
-def _read_npy(path: Path, file: Any) -> Array:  # noqa: ANN401  (a file, or a zip's member)
+def _read_npy(path: Path, file: Any, n_bytes: int) -> Array:  # noqa: ANN401
+    """The array of a file, or of a zip's member, of ``n_bytes``."""
+    shape, is_fortran, dtype = _npy_header(file, n_bytes)
+    if shape:
+        check_memory(path, shape, 2 * dtype.itemsize)
+    content = bytearray(math.prod(shape) * dtype.itemsize)
+    if file.readinto(content) != len(content):
+        raise ValueError(f"it is cut off: the header declares {shape} of {dtype}")
+    array: Array = np.frombuffer(content, dtype)
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _npy_header(file: Any, n_bytes: int  # noqa: ANN401  (a file, or a zip's member)
+                ) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of an array that ``n_bytes`` can hold."""
     from numpy.lib import format as npy
 
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -82,13 +137,9 @@ def _read_npy(path: Path, file: Any) -> Array:  # noqa: ANN401  (a file, or a zi
     shape, is_fortran, dtype = readers[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not loaded")
-    if shape:
-        check_memory(path, shape, 2 * dtype.itemsize)
-    content = bytearray(math.prod(shape) * dtype.itemsize)
-    if file.readinto(content) != len(content):
+    if math.prod(shape) * dtype.itemsize > n_bytes:
         raise ValueError(f"it is cut off: the header declares {shape} of {dtype}")
-    array: Array = np.frombuffer(content, dtype)
-    return array.reshape(shape, order="F" if is_fortran else "C")
+    return shape, is_fortran, dtype
 
 
 def read_array_kspace(path: str | Path, key: str | None = None,

@@ -28,7 +28,13 @@ from medinv.data.metadata import Metadata, contrast_of
 from medinv.data.mri.arrays import check_finite
 from medinv.data.mri.ismrmrd_header import Encoding, parse_header
 from medinv.data.mri.kspace import KSpace, measured_points
-from medinv.data.safety import check_memory, hdf5_array, hdf5_dataset, hdf5_errors
+from medinv.data.safety import (
+    check_memory,
+    hdf5_array,
+    hdf5_dataset,
+    hdf5_errors,
+    hdf5_part,
+)
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
@@ -122,7 +128,7 @@ class FastMRIFile:
             stored = hdf5_dataset(file, self._key, self.path)
             if stored.dtype.kind != "c":
                 raise DataError(f"{self.path}: expected complex {self._key}, found {stored.dtype}")
-            part = stored[wanted].astype(np.complex64, copy=False)
+            part = hdf5_part(stored, wanted, path=self.path).astype(np.complex64, copy=False)
             mask = hdf5_array(file, "mask", self.path) if "mask" in file else None
         data = torch.from_numpy(part).reshape(n, *self.shape[1:])
         check_finite(data, self.path, "k-space")
@@ -145,7 +151,8 @@ class FastMRIFile:
             if stored.ndim != 3 or stored.dtype.kind not in "iuf":
                 raise DataError(f"{self.path}: expected {name} (slice, y, x) of real numbers, "
                                 f"found {stored.dtype} {stored.shape}")
-            image = torch.from_numpy(stored[slices or slice(None)].astype(np.float32))
+            image = torch.from_numpy(
+                hdf5_part(stored, slices or slice(None), path=self.path).astype(np.float32))
         check_finite(image, self.path, name)
         grid = (len(image), *self.shape[2:])
         return placed(image, grid, self._voxel_mm(), None, self.metadata, self.acquisition)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medinv.data.expansion import check_chunks
 from medinv.data.mri.arrays import check_finite
 from medinv.data.mri.ismrmrd_header import Encoding, Header, Limit, parse_header
 from medinv.data.mri.ismrmrd_place import find_place
@@ -126,6 +127,7 @@ def _heads(stored: h5py.Dataset, path: Path) -> _Array:
         raise DataError(f"{path}: expected ISMRMRD readouts (head, traj, data), found "
                         f"{stored.dtype.names or stored.dtype}; export the file again")
     check_memory(path, stored.shape, stored.dtype.itemsize)
+    check_chunks(stored, (), path)
     heads: _Array = stored.fields("head")[...].ravel()
     return heads
 

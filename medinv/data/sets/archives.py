@@ -10,9 +10,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from medinv.errors import DownloadError
-
-_LARGEST_RATIO = 200  # of unpacked to packed bytes; deflate itself reaches 1032 on zeros
+from medinv.data.expansion import check_expansion
+from medinv.errors import DataError, DownloadError
 
 
 def extract_members(archive: Path, members: Iterable[str], folder: Path) -> None:
@@ -20,7 +19,7 @@ def extract_members(archive: Path, members: Iterable[str], folder: Path) -> None
 
     Raises:
         DownloadError: not a zip file, any member's path leaves the folder or is a link, or the
-            members unpack to more than 200 times the archive's size.
+            members unpack to too much (see `medinv.data.expansion`).
     """
     with _open_zip(archive) as zipped:
         held = set(zipped.namelist())
@@ -70,23 +69,28 @@ def _open_zip(archive: Path) -> zipfile.ZipFile:
             raise DownloadError(
                 f"{archive.name}: refused, its member {info.filename!r} would leave the folder"
             )
-    if sum(info.file_size for info in infos) > _LARGEST_RATIO * archive.stat().st_size:
+    try:
+        _check_size(archive, sum(info.file_size for info in infos))
+    except DownloadError:
         zipped.close()
-        raise DownloadError(
-            f"{archive.name}: refused, it unpacks to more than {_LARGEST_RATIO} times its size"
-        )
+        raise
     return zipped
 
 
+def _check_size(archive: Path, n_bytes: int) -> None:
+    try:
+        check_expansion(archive.name, n_bytes, archive.stat().st_size)
+    except DataError as error:
+        raise DownloadError(str(error)) from error
+
+
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    limit = _LARGEST_RATIO * archive.stat().st_size
     try:
         with tarfile.open(archive) as tar:
-            if sum(member.size for member in tar) > limit:
-                raise DownloadError(
-                    f"{archive.name}: refused, it unpacks to more than {_LARGEST_RATIO} times "
-                    "its size"
-                )
+            total = 0
+            for member in tar:  # each header is read before its content is unpacked
+                total += member.size
+                _check_size(archive, total)
             tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise DownloadError(f"{archive.name}: refused, {error}") from error

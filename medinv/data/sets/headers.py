@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medinv.data.safety import open_hdf5
+from medinv.data.mri.matlab import mat_arrays
+from medinv.data.safety import hdf5_listing, open_hdf5
 from medinv.errors import DataError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -49,17 +50,8 @@ def array_shapes(path: str | Path) -> Shapes | None:
 
 
 def _hdf5(path: Path) -> Shapes:
-    import h5py
-
-    shapes: Shapes = {}
-
-    def visit(name: str, item: Any) -> None:  # noqa: ANN401  (h5py has no types)
-        if isinstance(item, h5py.Dataset):
-            shapes[name] = tuple(item.shape or ())
-
     with open_hdf5(path) as file:
-        file.visititems(visit)  # follows no link to another file
-    return shapes
+        return {name: tuple(node.shape or ()) for name, node in hdf5_listing(file)}
 
 
 def _npy(path: Path) -> Shapes:
@@ -84,12 +76,7 @@ def _npz(path: Path) -> Shapes:
 
 
 def _mat(path: Path) -> Shapes:
-    import h5py
-    from scipy.io import whosmat
-
-    if h5py.is_hdf5(path):  # MATLAB 7.3
-        return _hdf5(path)
-    return {name: tuple(shape) for name, shape, _ in whosmat(str(path))}
+    return {name: shape for name, (shape, _) in mat_arrays(path).items()}
 
 
 def _nifti(path: Path) -> Shapes:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medinv.data.atomic import replacing
-from medinv.data.safety import check_memory, hdf5_dataset, hdf5_errors
+from medinv.data.safety import check_memory, hdf5_dataset, hdf5_errors, hdf5_part
 from medinv.data.sets.fetch import cache_folder
 from medinv.data.sets.headers import array_shapes
 from medinv.errors import DataError
@@ -112,7 +112,7 @@ class KSpaceSlices(Dataset[KSpaceSlice]):
         with hdf5_errors(path):
             stored = hdf5_dataset(self._handle(path), self.key, path)
             check_memory(path, stored.shape[1:], itemsize=8)
-            values = stored[number]
+            values = hdf5_part(stored, slice(number, number + 1), path=path)[0]
         if values.ndim != 3 or values.dtype.kind != "c":
             raise DataError(f"{path}: expected complex {self.key} (slice, coil, ky, kx), found "
                             f"{values.dtype} (slice, {', '.join(map(str, values.shape))})")

@@ -85,7 +85,7 @@ def test_absurd_shape(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<c8", "fortran_order": False, "shape": (2**20, 2**20)})
-    with pytest.raises(DataError, match="GiB of memory are free"):
+    with pytest.raises(DataError, match="cut off: the header declares"):
         read_array(tmp_path / "a.npy")
 
 

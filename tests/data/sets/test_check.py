@@ -16,7 +16,7 @@ import scipy.io
 import yaml
 from pydicom.data import get_testdata_file
 
-from medinv.data import load_manifest, manifest_names
+from medinv.data import expansion, load_manifest, manifest_names
 from medinv.data.sets.archives import extract_members, unpack
 from medinv.data.sets.check import check
 from medinv.data.sets.checksums import digest, file_hash
@@ -212,7 +212,8 @@ def test_archives_stay_inside(tmp_path, member):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_links_and_bombs_are_refused(tmp_path):
+def test_links_and_bombs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(expansion, "FREE_BYTES", 2**20)
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         info = tarfile.TarInfo("link")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -225,7 +226,12 @@ def test_links_and_bombs_are_refused(tmp_path):
         archive.writestr(entry, "/etc/passwd")
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(10_000_000))
-    for name, message in (("l.zip", "leave the folder"), ("b.zip", "200 times")):
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("zeros")
+        info.size = 10_000_000
+        archive.addfile(info, io.BytesIO(bytes(info.size)))
+    for name, message in (("l.zip", "leave the folder"), ("b.zip", "at most 250 times"),
+                          ("b.tar.gz", "at most 250 times")):
         with pytest.raises(DownloadError, match=message):
             unpack(tmp_path / name, tmp_path / "out")
     (tmp_path / "no.zip").write_text("no archive")
