@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from medinv.cli.command import guarded
+from medinv.errors import DataError
 
 
 class ListsByDefault(TyperGroup):
@@ -190,6 +191,8 @@ def describe_data(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file or folder is: shape, place, units, acquisition, range, findings."""
+    if not path.exists():  # said before torch is loaded, which takes seconds
+        raise DataError(f"{path}: expected a file or folder, found nothing; check the path")
     from medinv.data.describe import describe
 
     facts = describe(path, show_identifiers=show_identifiers)

@@ -18,8 +18,7 @@ from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
 from medinv.data.dicom.reader import choose_series
 from medinv.data.itk import SUFFIXES, read_itk
-from medinv.data.mri.bart import cfl_sizes
-from medinv.data.mri.fastmri import FastMRIFile
+from medinv.data.mri.describe import array_facts, bart_facts, fastmri_facts, ismrmrd_facts
 from medinv.data.mri.ismrmrd import is_ismrmrd
 from medinv.data.mri.matlab import mat_arrays
 from medinv.data.nifti import read_nifti
@@ -107,12 +106,14 @@ def _hdf5(path: Path) -> Facts:
         names = set(file)
     layout = "unknown"
     if "kspace" in names:
-        with FastMRIFile(path) as scan:
-            return {"layout": "fastMRI", "arrays": arrays, **scan.acquisition.known()}
-    elif "exchange" in names:
+        return {"layout": "fastMRI", "arrays": arrays, **fastmri_facts(path)}
+    if "exchange" in names:
         layout = "DXchange"
     elif is_ismrmrd(path):
-        layout = "ISMRMRD"
+        try:
+            return {"layout": "ISMRMRD", **ismrmrd_facts(path)}
+        except DataError as error:
+            return {"layout": "ISMRMRD", "arrays": arrays, "findings": [str(error)]}
     facts: Facts = {"layout": layout, "arrays": arrays}
     return {**facts, **_sinogram(path, (0, 1))} if layout == "DXchange" else facts
 
@@ -133,16 +134,13 @@ def _sinogram(path: Path, rows: tuple[int, int] | None = None) -> Facts:
     }
 
 
-def _bart(path: Path) -> Facts:
-    sizes = cfl_sizes(path)
-    return {"arrays": {"": ", ".join(f"{name} {n}" for name, n in sizes.items() if n > 1)}}
-
-
 def _numpy(path: Path) -> Facts:
     from medinv.data.mri.arrays import numpy_arrays
 
-    found = islice(numpy_arrays(path).items(), _MAX_LISTED)
-    return {"arrays": {name: f"{shape} {dtype}" for name, (shape, dtype) in found}}
+    found = dict(islice(numpy_arrays(path).items(), _MAX_LISTED))
+    scans = [facts for facts in (array_facts(*array) for array in found.values()) if facts]
+    return {"arrays": {name: f"{shape} {dtype}" for name, (shape, dtype) in found.items()},
+            **(scans[0] if len(scans) == 1 else {})}
 
 
 def _matlab(path: Path) -> Facts:
@@ -164,7 +162,7 @@ FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...]
     ("NIfTI", _ends(".nii", ".nii.gz"), _nifti),
     ("NRRD or MetaImage", _ends(*SUFFIXES), _itk),
     ("HDF5", _ends(".h5", ".hdf5"), _hdf5),
-    ("BART", _ends(".cfl", ".hdr"), _bart),
+    ("BART", _ends(".cfl", ".hdr"), bart_facts),
     ("NumPy", _ends(".npy", ".npz"), _numpy),
     ("MATLAB", _ends(".mat"), _matlab),
     ("projections in NumPy arrays", _is_scan, _sinogram),

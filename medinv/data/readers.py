@@ -11,6 +11,7 @@ from medinv.data.mri.arrays import read_array_kspace
 from medinv.data.mri.bart import read_bart_kspace
 from medinv.data.mri.fastmri import read_fastmri
 from medinv.data.mri.ismrmrd import is_ismrmrd, read_ismrmrd
+from medinv.data.mri.ismrmrd_lines import ReversedReadouts
 from medinv.data.mri.kspace import KSpace
 from medinv.data.mri.noncartesian import NonCartesianKSpace
 from medinv.data.nifti import read_nifti
@@ -41,6 +42,7 @@ def read_volume(path: str | Path) -> Volume:
 def read_kspace(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,
+    reversed_readouts: ReversedReadouts = "auto",
 ) -> KSpace:
     """Cartesian k-space; see `read_scan`, which takes trajectories too.
 
@@ -54,7 +56,8 @@ def read_kspace(
     >>> read_kspace(name).n_coils
     8
     """
-    scan = read_scan(path, key, slices=slices, axes=axes, select=select)
+    scan = read_scan(path, key, slices=slices, axes=axes, select=select,
+                     reversed_readouts=reversed_readouts)
     if not isinstance(scan, KSpace):
         raise DataError(f"{path}: expected Cartesian readouts, found a trajectory "
                         f"({scan.metadata['trajectory']}); read it with `read_scan`")
@@ -64,6 +67,7 @@ def read_kspace(
 def read_scan(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,
+    reversed_readouts: ReversedReadouts = "auto",
 ) -> KSpace | NonCartesianKSpace:
     """k-space from ``.npy``, ``.npz``, ``.mat``, BART's ``.cfl``, fastMRI's or ISMRMRD's ``.h5``.
 
@@ -74,6 +78,7 @@ def read_scan(
             3D scan stay whole.
         axes: of an array file, such as ``"kx ky coil"``; see `read_array_kspace`.
         select: counters of an ISMRMRD file, such as ``{"contrast": 1}``; see `read_ismrmrd`.
+        reversed_readouts: of an ISMRMRD file: where their centre is; see `read_ismrmrd`.
 
     Raises:
         DataError: another kind of file, an option that this kind does not have, or what its
@@ -98,7 +103,7 @@ def read_scan(
     if suffix in _BART:
         scan = read_bart_kspace(path)
     elif is_raw:
-        scan = read_ismrmrd(path, select=select)
+        scan = read_ismrmrd(path, select=select, reversed_readouts=reversed_readouts)
     elif suffix in _HDF5:
         return read_fastmri(path, key, slices)
     elif suffix in _ARRAYS:

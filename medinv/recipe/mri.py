@@ -68,9 +68,11 @@ def measure_file(recipe: MRIFile, path: Path | None) -> Measured:
 
 def _place_notes(kspace: KSpace | NonCartesianKSpace) -> tuple[str, ...]:
     """What people should know of the image's place and scale."""
+    noted = kspace.metadata.get("notes", ())
+    notes = noted if isinstance(noted, tuple) else ()
     if kspace.affine is not None:
-        return ()
-    return _ASSUMED if kspace.voxel_mm else (*_ASSUMED, _NO_VOXEL)
+        return notes
+    return (*notes, *_ASSUMED) if kspace.voxel_mm else (*notes, *_ASSUMED, _NO_VOXEL)
 
 
 def measure_simulated(recipe: MRISimulated, path: Path | None, seed: int) -> Measured:

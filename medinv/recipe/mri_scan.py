@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from medinv.data import KSpace, NonCartesianKSpace, load_manifest, read_maps, read_scan
 from medinv.data.mri.kspace import centre
-from medinv.errors import DataError
+from medinv.errors import DataError, MedinvWarning
 from medinv.operators.coil_data import CoilTransform, prewhitening_matrix, svd_compression
 from medinv.recipe.blocks import KSpaceSource, MRIFile
 from medinv.recipe.measurement import check_slices
@@ -53,7 +54,10 @@ def _read(recipe: MRIFile, path: Path | None) -> Scan:
     source = recipe.kspace
     file, key = _locate(source, path)
     wanted = None if recipe.slices is None else slice(*recipe.slices)
-    kspace = read_scan(file, key, slices=wanted, axes=source.axes, select=source.select)
+    with warnings.catch_warnings():  # repairs are told with the other notes
+        warnings.simplefilter("ignore", MedinvWarning)
+        kspace = read_scan(file, key, slices=wanted, axes=source.axes, select=source.select,
+                           reversed_readouts=source.reversed_readouts)
     if recipe.slices is not None and not is_volume(kspace):
         check_slices(recipe.slices, recipe.slices[0] + len(kspace.data))
     if is_volume(kspace) and len(kspace.data) > 1:

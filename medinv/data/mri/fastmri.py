@@ -11,6 +11,7 @@ Source: Zbontar et al. 2018, fastMRI (arXiv:1811.08839).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,13 +37,13 @@ from medinv.data.safety import (
     hdf5_part,
 )
 from medinv.data.volume import Volume
-from medinv.errors import DataError
+from medinv.errors import DataError, MedinvWarning
 
 if TYPE_CHECKING:
     import h5py
 
 _SAFE_ATTRIBUTES = ("acquisition", "max", "norm", "acceleration", "num_low_frequency")
-_REFERENCES = ("reconstruction_rss", "reconstruction_esc")
+REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 _KNEE = ("CORPD_FBK", "CORPDFS_FBK")
 _Number = TypeVar("_Number", int, float)
 _BRAIN = ("AXFLAIR", "AXT1", "AXT1POST", "AXT1PRE", "AXT2")
@@ -87,6 +88,8 @@ class FastMRIFile:
         shape: (slice, coil, ky, kx); a single-coil file has one coil.
         metadata: ``acquisition``, ``max``, ``norm``, ``n_slices``..., and the header's sizes.
         acquisition: how the samples were acquired.
+        encoding: the sizes of the header, where the file has one.
+        names: what the file holds.
 
     Raises:
         DataError: as for `read_fastmri`.
@@ -110,11 +113,14 @@ class FastMRIFile:
             stored = hdf5_dataset(file, self._key, self.path)
             self.shape = _four_axes(stored, self._key, self.path)
             self.metadata = _attributes(file) | {"n_slices": self.shape[0]}
-            self._encoding, acquisition = _header(file, self.path)
+            self.encoding, acquisition = _header(file, self.path)
+            self.names = tuple(file)
         name = str(self.metadata.get("acquisition", ""))
         self.acquisition = _named(acquisition, name)
-        if self._encoding is not None:
-            self.metadata |= _sizes(self._encoding)
+        if self.encoding is not None:
+            self.metadata |= _sizes(self.encoding) | {"notes": self.encoding.notes}
+            for note in self.encoding.notes:
+                warnings.warn(f"{path}: {note}", MedinvWarning, stacklevel=2)
 
     def kspace(self, slices: slice | None = None) -> KSpace:
         """The samples of some slices, of all of them if not given; errors as `read_fastmri`."""
@@ -142,9 +148,9 @@ class FastMRIFile:
             ShapeError: they are larger than k-space.
         """
         with self._file() as file:
-            name = next((name for name in _REFERENCES if name in file), None)
+            name = next((name for name in REFERENCES if name in file), None)
             if name is None:
-                raise DataError(f"{self.path}: expected {' or '.join(_REFERENCES)}, found "
+                raise DataError(f"{self.path}: expected {' or '.join(REFERENCES)}, found "
                                 f"{', '.join(sorted(file))}; test files hold no reference")
             stored = hdf5_dataset(file, name, self.path)
             check_memory(self.path, stored.shape, itemsize=8)
@@ -189,21 +195,21 @@ class FastMRIFile:
                 raise DataError(f"{self.path}: expected measured samples, found only zeros; check "
                                 "the export")
         elif tuple(mask.shape) == (self.shape[3],):
-            inside = _acquired_columns(self._encoding, self.shape[3])
+            inside = _acquired_columns(self.encoding, self.shape[3])
             mask = (mask & inside).expand(self.shape[2:])
-        if self._encoding is None:
+        if self.encoding is None:
             return KSpace(data, mask, self.metadata, acquisition=self.acquisition)
         return KSpace(
             data, mask, self.metadata, self._voxel_mm(), self.acquisition,
-            recon_shape=_house_axes(self._encoding.recon_shape),
-            recon_fov_mm=_house_axes(self._encoding.recon_fov_mm),
+            recon_shape=_house_axes(self.encoding.recon_shape),
+            recon_fov_mm=_house_axes(self.encoding.recon_fov_mm),
         )
 
     def _voxel_mm(self) -> tuple[float, float, float] | None:
-        if self._encoding is None:
+        if self.encoding is None:
             return None
-        z, y, x = _house_axes(self._encoding.encoded_fov_mm)
-        return z / self._encoding.encoded_shape[2], y / self.shape[2], x / self.shape[3]
+        z, y, x = _house_axes(self.encoding.encoded_fov_mm)
+        return z / self.encoding.encoded_shape[2], y / self.shape[2], x / self.shape[3]
 
 
 def write_fastmri_reconstruction(path: str | Path, volume: Volume) -> None:

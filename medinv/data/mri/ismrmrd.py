@@ -2,8 +2,8 @@
 
 Cartesian readouts are put on the encoded grid: sample ``center_sample`` at index ``n // 2`` of kx,
 encoding steps with the centre of their limits at ``n // 2`` of ky and kz. So partial Fourier and
-asymmetric echoes leave the rest of the grid unmeasured. A reversed readout is turned around first;
-``center_sample`` counts in the order of acquisition. Positions and directions are LPS in the file
+asymmetric echoes leave the rest of the grid unmeasured. A reversed readout is turned around first.
+Positions and directions are LPS in the file
 and RAS+ here; the voxel ``n // 2`` of each axis is at ``position``.
 
 Averages are averaged and segments joined. Navigators, phase correction and calibration lines that
@@ -13,6 +13,7 @@ Source: Inati et al. 2017, ISMRM Raw data format, Magn. Reson. Med. 77, 411; htt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,18 @@ from torch import Tensor
 from medinv.data.expansion import check_chunks
 from medinv.data.mri.arrays import check_finite
 from medinv.data.mri.ismrmrd_header import Encoding, Header, Limit, parse_header
+from medinv.data.mri.ismrmrd_lines import ReversedReadouts, starts, without_kz
 from medinv.data.mri.ismrmrd_place import find_place
 from medinv.data.mri.kspace import KSpace
 from medinv.data.mri.noncartesian import NonCartesianKSpace, cycles_per_field
 from medinv.data.safety import check_memory, hdf5_array, hdf5_dataset, open_hdf5
-from medinv.errors import DataError
+from medinv.errors import DataError, MedinvWarning
 
 if TYPE_CHECKING:
     import h5py
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_CHOICES = ("slice", "contrast", "phase", "repetition", "set", "average")
+CHOICES = ("slice", "contrast", "phase", "repetition", "set", "average")
 _MERGED = ("slice", "average")
 _NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGE, _REVERSE = 19, 20, 21, 22
 _NOT_IMAGE = (23, 24, 26, 27, 28, 29, 30, 31)  # navigation, phase correction, dummies...
@@ -49,6 +51,7 @@ def read_ismrmrd(
     select: Mapping[str, int] | None = None,
     encoding: int = 0,
     group: str = "dataset",
+    reversed_readouts: ReversedReadouts = "auto",
 ) -> KSpace | NonCartesianKSpace:
     """Read one k-space of an ISMRMRD file (.h5).
 
@@ -60,6 +63,8 @@ def read_ismrmrd(
             holds several.
         encoding: index of the encoding space.
         group: of the HDF5 file.
+        reversed_readouts: where the centre of readouts with ``ACQ_IS_REVERSE`` is, see
+            `medinv.data.mri.ismrmrd_lines`; ``auto`` takes what the headers allow.
 
     Returns:
         `KSpace` with rows ky and readouts along kx, or `NonCartesianKSpace` where the header
@@ -68,7 +73,8 @@ def read_ismrmrd(
 
     Raises:
         DataError: no such file or group, damaged, no such readouts, several k-spaces and none
-            chosen, readouts beyond the encoded matrix, or slices that are not equidistant.
+            chosen, readouts beyond the encoded matrix or whose centre is not clear, or slices that
+            are not equidistant.
 
     >>> read_ismrmrd("nothing.h5")
     Traceback (most recent call last):
@@ -82,10 +88,26 @@ def read_ismrmrd(
         rows = _choose(heads, header, encoding, select or {}, path)
         data = _samples(stored, heads, rows, path)
         noise = _noise(stored, heads, rows, path)
-        scan = _Scan(path, header.encodings[encoding], heads[rows], data, noise)
+        flat = without_kz(header.encodings[encoding], heads[rows])
+        scan = _Scan(path, flat, heads[rows], data, noise, reversed_readouts)
         is_grid = scan.encoding.trajectory.lower() in ("cartesian", "epi")
         trajectory = [] if is_grid else _trajectories(stored, heads, rows, path)
+    for note in scan.encoding.notes:
+        warnings.warn(f"{path}: {note}", MedinvWarning, stacklevel=2)
     return _cartesian(scan, header) if is_grid else _non_cartesian(scan, header, trajectory)
+
+
+def read_heads(path: str | Path, group: str = "dataset") -> tuple[Header, _Array, _Array]:
+    """The header, the headers of all readouts, and which of them are of the image.
+
+    Raises:
+        DataError: no such file or group, or damaged.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        header = parse_header(_first(hdf5_array(file, f"{group}/xml", path), path), path)
+        heads = _heads(hdf5_dataset(file, f"{group}/data", path), path)
+    return header, heads, ~_flagged(heads, _NOISE, *_NOT_IMAGE)
 
 
 def is_ismrmrd(path: str | Path, group: str = "dataset") -> bool:
@@ -107,6 +129,7 @@ class _Scan:
     heads: _Array
     data: list[_Array]
     noise: Tensor | None
+    reversed_readouts: ReversedReadouts
 
 
 def _first(xml: _Array, path: Path) -> bytes | str:
@@ -144,14 +167,14 @@ def _choose(heads: _Array, header: Header, encoding: int, select: Mapping[str, i
     if not 0 <= encoding < len(header.encodings):
         raise DataError(f"{path}: expected an encoding below {len(header.encodings)}, got "
                         f"{encoding}")
-    unknown = set(select) - set(_CHOICES)
+    unknown = set(select) - set(CHOICES)
     if unknown:
         raise DataError(f"{path}: cannot select by {', '.join(sorted(unknown))}; choose among "
-                        f"{', '.join(_CHOICES)}")
+                        f"{', '.join(CHOICES)}")
     wanted = ~_flagged(heads, _NOISE, *_NOT_IMAGE) & (heads["encoding_space_ref"] == encoding)
     if header.encodings[encoding].calibration != "embedded":
         wanted &= ~_flagged(heads, _CALIBRATION) | _flagged(heads, _CALIBRATION_AND_IMAGE)
-    for name in _CHOICES:
+    for name in CHOICES:
         held = np.unique(heads["idx"][name][wanted])
         if name in select:
             wanted &= heads["idx"][name] == select[name]
@@ -219,9 +242,10 @@ def _cartesian(scan: _Scan, header: Header) -> KSpace:
     kz = _steps(scan, "kspace_encode_step_2", scan.encoding.step_2, nz)
     where = {index: i for i, index in enumerate(place.slices)}
     turned = _flagged(scan.heads, _REVERSE)
+    kx = starts(scan.heads, turned, nx, scan.reversed_readouts, scan.path)
     for i, (head, y, z) in enumerate(zip(scan.heads, ky, kz, strict=True)):
-        line, first = _line(head, scan.data[i], bool(turned[i]), nx, scan.path)
-        x = slice(first, first + line.shape[1])
+        line = _line(head, scan.data[i], bool(turned[i]))
+        x = slice(int(kx[i]), int(kx[i]) + line.shape[1])
         s = where[int(head["idx"]["slice"])]
         data[s, :, z, y, x] += line
         count[s, z, y, x] += 1
@@ -238,19 +262,11 @@ def _cartesian(scan: _Scan, header: Header) -> KSpace:
     )
 
 
-def _line(head: np.void, samples: _Array, turned: bool, nx: int,
-          path: Path) -> tuple[_Array, int]:
-    """The readout in the direction of kx, and the index of its first sample."""
-    n, centre = samples.shape[1], int(head["center_sample"])
-    before, after = int(head["discard_pre"]), int(head["discard_post"])
-    if turned:
-        samples, centre, before, after = samples[:, ::-1], n - 1 - centre, after, before
-    first = nx // 2 - centre + before
-    kept = samples[:, before:n - after]
-    if not kept.shape[1] > 0 or not 0 <= first <= nx - kept.shape[1]:
-        raise DataError(f"{path}: a readout of {n} samples with its centre at {centre} does not "
-                        f"fit the encoded matrix of {nx}; correct the header")
-    return kept, first
+def _line(head: np.void, samples: _Array, turned: bool) -> _Array:
+    """The kept samples of a readout in the direction of kx."""
+    n = samples.shape[1]
+    kept = samples[:, int(head["discard_pre"]):n - int(head["discard_post"])]
+    return kept[:, ::-1] if turned else kept
 
 
 def _steps(scan: _Scan, name: str, limit: Limit | None, n: int) -> list[int]:
@@ -305,5 +321,5 @@ def _non_cartesian(scan: _Scan, header: Header, trajectory: list[_Array]) -> Non
 
 def _facts(encoding: Encoding) -> dict[str, object]:
     return {"trajectory": encoding.trajectory, "encoded_shape": encoding.encoded_shape[::-1],
-            "recon_shape": encoding.recon_shape[::-1]}
+            "recon_shape": encoding.recon_shape[::-1], "notes": encoding.notes}
 

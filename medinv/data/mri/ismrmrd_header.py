@@ -21,6 +21,9 @@ _MAX_MATRIX = 65535  # the standard's indices are 16 bits wide
 _PATIENT_POSITIONS = frozenset(
     f"{first}F{side}" for first in "HF" for side in ("P", "S", "DR", "DL")
 )
+_SPACES = ("encodedSpace", "reconSpace")
+_Matrix = tuple[int, int, int]
+_Lengths = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Encoding:
         step_1: of the phase encoding, where the header says so.
         step_2: of the second phase encoding, where the header says so.
         calibration: ``embedded``, ``separate``...; empty where the header does not say.
+        notes: what people should know: a field of view that was 0.
     """
 
     trajectory: str
@@ -55,6 +59,7 @@ class Encoding:
     step_1: Limit | None = None
     step_2: Limit | None = None
     calibration: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def parse_header(text: bytes | str, path: Path) -> Header:
 
     Raises:
         DataError: not plain XML (see `medinv.data.safety.parse_xml`), or without the matrices and
-            fields of view of an encoding.
+            fields of view of an encoding. A field of view of 0 is repaired, and noted.
     """
     root = parse_xml(text, path)
     blocks = root.findall("{*}encoding")
@@ -85,16 +90,33 @@ def parse_header(text: bytes | str, path: Path) -> Header:
 
 
 def _encoding(block: Element, path: Path) -> Encoding:
+    shapes = [_shape(block, space, path) for space in _SPACES]
+    fields, notes = _fields_of_view(block, shapes, path)
     return Encoding(
         trajectory=_text(block, "trajectory") or "cartesian",
-        encoded_shape=_shape(block, "encodedSpace", path),
-        encoded_fov_mm=_triple(block, "encodedSpace", "fieldOfView_mm", path),
-        recon_shape=_shape(block, "reconSpace", path),
-        recon_fov_mm=_triple(block, "reconSpace", "fieldOfView_mm", path),
+        encoded_shape=shapes[0], encoded_fov_mm=fields[0],
+        recon_shape=shapes[1], recon_fov_mm=fields[1],
         step_1=_limit(block, "kspace_encoding_step_1"),
         step_2=_limit(block, "kspace_encoding_step_2"),
         calibration=_text(block, "parallelImaging", "calibrationMode") or "",
+        notes=notes,
     )
+
+
+def _fields_of_view(block: Element, shapes: list[_Matrix],
+                    path: Path) -> tuple[list[_Lengths], tuple[str, ...]]:
+    """Of both spaces; where one is 0, voxels are as large as the other's, or 1 mm."""
+    stated = [_triple(block, space, "fieldOfView_mm", path, zero=True) for space in _SPACES]
+    voxels = [max(field[axis] / shape[axis] for field, shape in zip(stated, shapes, strict=True))
+              for axis in range(3)]
+    unknown = [name for name, size in zip("xyz", voxels, strict=True) if size == 0]
+    x, y, z = (size or 1.0 for size in voxels)
+    fields = [(field[0] or x * shape[0], field[1] or y * shape[1], field[2] or z * shape[2])
+              for field, shape in zip(stated, shapes, strict=True)]
+    if not unknown:
+        return fields, ()
+    return fields, (f"the field of view along {', '.join(unknown)} is 0 in the header: voxels of "
+                    "1 mm are assumed there, so distances are not to scale",)
 
 
 def _shape(block: Element, space: str, path: Path) -> tuple[int, int, int]:
@@ -106,11 +128,12 @@ def _shape(block: Element, space: str, path: Path) -> tuple[int, int, int]:
     return max(round(x), 1), max(round(y), 1), max(round(z), 1)
 
 
-def _triple(block: Element, space: str, field: str, path: Path) -> tuple[float, float, float]:
+def _triple(block: Element, space: str, field: str, path: Path, *,
+            zero: bool = False) -> _Lengths:
     values = []
     for axis in "xyz":
         value = _number(block, space, field, axis)
-        if value is None or not value > 0:
+        if value is None or not (value > 0 or (zero and value == 0)):
             raise DataError(
                 f"{path}: ISMRMRD header: expected a positive encoding/{space}/{field}/{axis}, "
                 f"found {_text(block, space, field, axis)!r}; correct the header"

@@ -72,8 +72,11 @@ def test_hdf5_numpy_and_matlab(tmp_path):
         file["kspace"] = np.zeros((2, 3, 4, 5), np.complex64)
     assert facts(tmp_path / "scan.h5") == {
         "format": "HDF5", "layout": "fastMRI", "modality": "MR",
-        "arrays": {"kspace": "(2, 3, 4, 5) complex64"},
+        "arrays": {"kspace": "(2, 3, 4, 5) complex64"}, "slices": 2, "coils": 3,
+        "k-space (ky, kx)": [4, 5], "beside k-space": [], "findings": [],
     }
+    np.save(tmp_path / "scan.npy", np.zeros((2, 3, 4), np.complex64))
+    assert "2 coils, matrix 3 x 4" in facts(tmp_path / "scan.npy")["as k-space (coil, ky, kx)"]
     np.savez(tmp_path / "scan.npz", a=np.zeros(3), b=np.zeros((2, 2), np.int8))
     assert facts(tmp_path / "scan.npz")["arrays"] == {"a": "(3,) float64", "b": "(2, 2) int8"}
     scipy.io.savemat(tmp_path / "scan.mat", {"sinogram": np.zeros((3, 4))})

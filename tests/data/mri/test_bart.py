@@ -47,7 +47,8 @@ def test_round_trip(tmp_path, data):
 def test_describe(tmp_path, data):
     write_cfl(data, tmp_path / "scan", "slice coil ky kx")
     assert describe(tmp_path / "scan.cfl") == {
-        "format": "BART", "arrays": {"": "x 5, y 4, coil 3, slice 2"}}
+        "format": "BART", "arrays": {"": "x 5, y 4, coil 3, slice 2"}, "coils": 3,
+        "matrix (x, y, z)": [5, 4, 1], "field of view (x, y, z), mm": "the file does not say"}
 
 
 def test_the_layout_is_column_major(tmp_path, data):

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from medinv.data import FastMRIFile, KSpace, Volume, read_fastmri, write_fastmri_reconstruction
-from medinv.errors import DataError
+from medinv.data.describe import describe
+from medinv.errors import DataError, MedinvWarning
 from medinv.operators import fourier
 from tests.data.fuzzing import assert_survives
 
@@ -191,3 +192,22 @@ def test_two_axes(tmp_path):
 
 def test_fuzz(path):
     assert_survives(read_fastmri, ".h5", [path.read_bytes()], 200, answer=KSpace)
+
+
+def test_describe(path):
+    facts = describe(path)
+    assert {name: facts[name] for name in (
+        "slices", "coils", "k-space (ky, kx)", "beside k-space", "te_ms",
+        "encoded field of view (x, y, z), mm", "image matrix (x, y, z)")} == {
+        "slices": SLICES, "coils": COILS, "k-space (ky, kx)": [READOUT, COLUMNS],
+        "beside k-space": ["reconstruction_rss"], "te_ms": 32.0,
+        "encoded field of view (x, y, z), mm": [320.0, 100.0, 4.5],
+        "image matrix (x, y, z)": [8, 8, 1],
+    }
+
+
+def test_field_of_view_of_zero(tmp_path):
+    header = HEADER.replace("<x>320</x>", "<x>0</x>").replace("<x>160</x>", "<x>0</x>")
+    with pytest.warns(MedinvWarning, match="field of view along x is 0"):
+        kspace = read_fastmri(write(tmp_path / "scan.h5", header=header))
+    assert kspace.voxel_mm == (4.5, 1.0, 10.0)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medinv.data import KSpace, NonCartesianKSpace, read_ismrmrd, read_kspace
-from medinv.errors import DataError
+from medinv.data.describe import describe
+from medinv.errors import DataError, MedinvWarning
 from medinv.operators import fourier
 from tests.data.fuzzing import assert_survives
 
@@ -165,6 +166,109 @@ def test_reversed_and_discarded_samples(file):
         )
     kspace = read_ismrmrd(write(file, acquisitions))
     np.testing.assert_array_equal(kspace.data[0], data)
+
+
+def epi(data, turned_centre, *, centre=NX // 2, n=NX):
+    """Lines of the first ``n`` samples of kx, every second one backwards."""
+    acquisitions = []
+    for ky in range(NY):
+        backwards = ky % 2 == 1
+        line = data[:, ky, :n]
+        acquisitions.append(readout(
+            np.ascontiguousarray(line[:, ::-1] if backwards else line),
+            center_sample=turned_centre if backwards else centre,
+            flags=(REVERSE,) if backwards else (), counters={"kspace_encode_step_1": ky}))
+    return acquisitions
+
+
+@pytest.mark.parametrize("n", [NX, 6])
+@pytest.mark.parametrize(("convention", "one_more"), [("standard", 0), ("siemens", 1)])
+def test_both_conventions_of_reversed_readouts(file, n, convention, one_more):
+    """Sample i at ``center - i``, or at ``center - 1 - i``: both directions cover the same kx."""
+    data = samples(COILS, NY, NX)
+    write(file, epi(data, n - 1 - NX // 2 + one_more, n=n))
+    kspace = read_ismrmrd(file)
+    np.testing.assert_array_equal(kspace.data[0, ..., :n], data[..., :n])
+    assert kspace.mask[:, :n].all()
+    assert not kspace.mask[:, n:].any()
+    told = read_kspace(file, reversed_readouts=convention)
+    assert torch.equal(told.data, kspace.data)
+
+
+def test_reversed_readouts_whose_centre_is_not_clear(file):
+    """Six of eight samples, forwards from the left end of kx, backwards from the right one."""
+    data = samples(COILS, NY, NX)
+    write(file, epi(data, 3, n=6))
+    with pytest.raises(DataError, match="choose reversed_readouts='standard' .* or 'siemens'"):
+        read_ismrmrd(file)
+    for convention, first in (("standard", 2), ("siemens", 1)):
+        kspace = read_ismrmrd(file, reversed_readouts=convention)
+        np.testing.assert_array_equal(kspace.data[0, :, 1, first:first + 6], data[:, 1, :6])
+    write(file.with_name("c.h5"), epi(data, NX // 2))
+    with pytest.raises(DataError, match="by another convention than 'standard'"):
+        read_ismrmrd(file.with_name("c.h5"), reversed_readouts="standard")
+
+
+def test_readouts_of_one_direction_only(file):
+    data = samples(COILS, NY, NX)
+    acquisitions = [readout(np.ascontiguousarray(data[:, ky, ::-1]), flags=(REVERSE,),
+                            center_sample=3, counters={"kspace_encode_step_1": ky})
+                    for ky in range(NY)]
+    np.testing.assert_array_equal(read_ismrmrd(write(file, acquisitions)).data[0], data)
+
+
+@pytest.mark.parametrize("encoded_z", [2, 3])
+def test_encoded_z_of_a_2d_scan(file, encoded_z):
+    """Pulseq's writers say 2, or the number of slices; one step of kz was measured."""
+    data = samples(3, COILS, NY, NX)
+    acquisitions = [line for s in range(3) for line in
+                    lines(data[s], position=(0, 0, 5 * s), counters={"slice": s})]
+    xml = header(fov_z=5).replace("<z>1</z>", f"<z>{encoded_z}</z>", 1)
+    kspace = read_ismrmrd(write(file, acquisitions, xml))
+    np.testing.assert_array_equal(kspace.data, data)
+    assert kspace.voxel_mm == (5.0, 3.0, 2.0)
+    one = read_ismrmrd(file, select={"slice": 1})
+    np.testing.assert_array_equal(one.data, data[1:2])
+    assert one.voxel_mm == (5.0, 3.0, 2.0)
+
+
+def test_field_of_view_of_zero(file):
+    """Voxels of 1 mm, with a warning; of one space only, as large as the other's."""
+    xml = header().replace("<x>16</x><y>18</y><z>5</z>", "<x>0</x><y>0</y><z>0</z>")
+    data = samples(COILS, NY, NX)
+    kspace = read_ismrmrd(write(file, lines(data), xml))
+    assert kspace.voxel_mm == (5.0, 3.0, 2.0)
+    unknown = xml.replace("<x>8</x><y>18</y><z>5</z>", "<x>0</x><y>0</y><z>5</z>")
+    file.unlink()
+    with pytest.warns(MedinvWarning, match="the field of view along x, y is 0 in the header"):
+        kspace = read_ismrmrd(write(file, lines(data), unknown))
+    assert kspace.voxel_mm == (5.0, 1.0, 1.0)
+    assert kspace.recon_fov_mm == (5.0, 6.0, 4.0)
+    assert kspace.crop_readout().data.shape[-1] == 4
+    file.unlink()
+    with pytest.raises(DataError, match="expected a positive encoding/encodedSpace/fieldOfView"):
+        read_ismrmrd(write(file, lines(data), header().replace("<x>16<", "<x>-16<")))
+
+
+def test_describe(file):
+    """Matrix, field of view, coils and what there is to choose; no NumPy dtype."""
+    scan = readout(samples(COILS, 32), flags=(NOISE,))
+    data = samples(COILS, NY, NX)
+    write(file, [scan, *lines(data), *lines(data, counters={"contrast": 1})])
+    facts = describe(file)
+    assert "arrays" not in facts
+    assert {name: facts[name] for name in (
+        "layout", "coils", "slices", "contrasts", "readouts of the image", "other readouts",
+        "trajectory", "encoded matrix (x, y, z)", "image field of view (x, y, z), mm", "te_ms")
+    } == {
+        "layout": "ISMRMRD", "coils": COILS, "slices": 1, "contrasts": 2,
+        "readouts of the image": 2 * NY, "other readouts": 1, "trajectory": "cartesian",
+        "encoded matrix (x, y, z)": [NX, NY, 1],
+        "image field of view (x, y, z), mm": [8.0, 18.0, 5.0], "te_ms": 90.0,
+    }
+    file.unlink()
+    write(file, lines(data), header().replace("<z>5</z>", "<z>0</z>"))
+    assert "the field of view along z is 0" in describe(file)["findings"][0]
 
 
 def test_averages_and_segments(file):
