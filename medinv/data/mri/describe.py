@@ -57,10 +57,10 @@ def bart_facts(path: Path) -> Facts:
             _FIELD: "the file does not say"}
 
 
-def array_facts(shape: Iterable[int], dtype: np.dtype[np.generic]) -> Facts:
+def array_facts(shape: Iterable[int], dtype: str) -> Facts:
     """What an array would be read as, where it can be k-space."""
     sizes = list(shape)
-    if dtype.kind != "c" or len(sizes) not in (3, 4):
+    if "complex" not in dtype or len(sizes) not in (3, 4):
         return {}
     *slices, coils, ky, kx = sizes
     return {"as k-space (coil, ky, kx)": f"{slices[0] if slices else 1} slice(s), {coils} coils, "
