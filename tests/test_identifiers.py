@@ -109,7 +109,8 @@ def test_a_nifti_input_gives_a_series_of_nobody(recipe, tmp_path):
                   "output.format=dicom")
     assert done.exit_code == 0, done.output
     image = sorted((tmp_path / "out" / "reconstruction").iterdir())[0]
-    assert pydicom.dcmread(image).PatientName == "ANONYMOUS"
+    header = pydicom.dcmread(image)
+    assert (header.PatientName, header.Modality) == ("ANONYMOUS", "CT")
 
 
 def test_deidentify(series, tmp_path):

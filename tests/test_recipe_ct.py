@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pydicom
 import pytest
 import torch
 
+from medinv.data import Volume
 from medinv.errors import DataError, RecipeError
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam
@@ -13,6 +17,7 @@ from medinv.recipe import load_recipe, run_recipe
 from medinv.recipe.load import validate_recipe
 from medinv.recipe.run import measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
+from medinv.recipe.series import write_series
 from tests import tiny
 from tests.data.ct.projection_files import Scanner, write_dxchange
 
@@ -47,6 +52,29 @@ def file_content(tmp_path):
         "solver": {"name": "DDS", "steps": 2, "noise_std": "measurement"},
         "baselines": [{"name": "FBP"}],
     }
+
+
+def test_dicom_of_attenuation_asks_for_hounsfield_units(file_content):
+    with pytest.raises(RecipeError, match="output.format: DICOM holds CT in HU; give measurement"):
+        recipe({**file_content, "output": {"format": "dicom"}})
+    content = {**file_content, "output": {"format": "dicom"}}
+    volume = measure_recipe(recipe(content, mu_water=0.02)).to_volume(torch.full((2, 40, 40), .02))
+    assert (volume.metadata["unit"], float(volume.data.max())) == ("HU", 0.0)
+    assert (volume.acquisition.modality, volume.data.shape) == ("CT", (2, 40, 40))
+
+
+def test_a_centre_at_the_side_widens_the_grid(file_content):
+    measured = measure_recipe(recipe(file_content, rotation_centre=2.0))
+    assert measured.facts["shape"] == [2, 75, 75]  # 37.5 columns from the axis to the far end
+
+
+def test_a_result_of_unknown_modality_is_no_mr(file_content, tmp_path):
+    """As of a PET, or any image, that a k-space was simulated from."""
+    made = recipe(file_content)
+    measured = replace(measure_recipe(made), unit="scanner units")
+    volume = Volume(torch.ones(2, 3, 4), torch.eye(4).double())
+    folder = write_series(volume, tmp_path / "out", "DDS", made, measured, None)
+    assert pydicom.dcmread(folder / "image-0001.dcm").Modality == "OT"
 
 
 def test_measured_projections_with_a_prior(file_content):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -44,7 +45,10 @@ def measure(recipe: CTFile, path: Path | None) -> Measured:
 
     def to_volume(x: Tensor) -> Volume:
         volume = sinogram.volume(x)
-        return volume.with_data(mu_to_hu(x, recipe.mu_water)) if recipe.mu_water else volume
+        if not recipe.mu_water:
+            return volume
+        return replace(volume, data=mu_to_hu(x, recipe.mu_water),
+                       metadata={**volume.metadata, "unit": "HU"})
 
     notes = sinogram.metadata.get("notes", ())
     told = notes if isinstance(notes, tuple) else ()

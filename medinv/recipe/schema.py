@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from medinv.recipe.blocks import Measurement, Strict, Weight
+from medinv.recipe.blocks import CTFile, Measurement, Strict, Weight
 from medinv.recipe.context import Context
 from medinv.recipe.settings import SolverSettings, needs_prior
 from medinv.training.config import TrainConfig
@@ -87,6 +87,9 @@ class ReconstructRecipe(Strict):
         twice = {label for label in labels if labels.count(label) > 1}
         if twice:
             raise ValueError(f"two solvers are called {sorted(twice)[0]}; give one a `label`")
+        in_mm = isinstance(self.measurement, CTFile) and self.measurement.mu_water is None
+        if self.output.format == "dicom" and in_mm:
+            raise ValueError("output.format: DICOM holds CT in HU; give measurement.mu_water")
         if self.samples > 1 and not needs_prior(self.solver):
             raise ValueError(f"{self.solver.name} draws no samples; set samples to 1")
         return self

@@ -34,9 +34,9 @@ def write_series(
         DataError: see `write_dicom`.
         OutputError: the folder is not empty, or cannot be written.
     """
-    if volume.acquisition.modality is None:
-        modality = "CT" if measured.unit == "HU" else "MR"
-        volume = replace(volume, acquisition=replace(volume.acquisition, modality=modality))
+    if volume.acquisition.modality is None and measured.unit == "HU":
+        volume = replace(volume, acquisition=replace(volume.acquisition, modality="CT"))
+    volume = replace(volume, metadata={**volume.metadata, "unit": measured.unit})
     provenance = {"recipe": recipe.name, "recipe_sha256": recipe_hash(recipe), "seed": recipe.seed}
     if "input_sha256" in measured.facts:
         provenance["input_sha256"] = measured.facts["input_sha256"]

@@ -93,7 +93,8 @@ class Sinogram:
                                     (image.shape[2], image.shape[1], image.shape[0]))
         position = ("from the patient's position" if self.orientation
                     else "assumed: axial, centred")
-        return Volume(image, affine, {**self.metadata, "position": position}, self.acquisition)
+        facts = {**self.metadata, "position": position, "unit": "1/mm"}
+        return Volume(image, affine, facts, self.acquisition)
 
     def noise(self) -> float:
         """Std of the noise: the file's, or estimated from differences of neighbours.

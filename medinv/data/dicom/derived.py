@@ -2,6 +2,9 @@ r"""What a derived DICOM series keeps of its source, and what it says of itself.
 
 Kept: patient, study, frame of reference, scanner and acquisition. New: series and image UIDs under
 2.25 (UUIDs, PS3.5 B.2), ``DERIVED\SECONDARY``, and a note that the images are not for diagnosis.
+CT and MR have their own kinds of image; what comes from any other modality is written as secondary
+capture, whose header asks for nothing that medinv does not know (a PET image must tell its decay
+correction and detectors), with places added. The modality is that of the data, else ``OT``.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from medinv.data.dicom.files import quiet, refusing
 from medinv.data.dicom.header import words
 from medinv.data.dicom.series import Series
 from medinv.data.metadata import Metadata
-from medinv.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSTIC USE"
-SOP_CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+_SOP_CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_OTHER = "OT"
 _SYNTHETIC = "ANONYMOUS"
 _TEXT_LIMIT = 1024  # of a DICOM short text (ST)
 
@@ -101,17 +105,14 @@ def template(source: Series | None, acquisition: Metadata, uids: UIDs) -> Datase
     """The tags that all images of a new series share, before their derivation is described.
 
     Raises:
-        DataError: the source is neither CT nor MR, or its first file cannot be read.
+        DataError: the source's first file cannot be read.
     """
     from pydicom import Dataset
 
     original = Dataset() if source is None else _first(source)
-    modality = source.modality if source else acquisition.modality
-    if modality not in SOP_CLASSES:
-        raise DataError(f"write_dicom: expected a CT or MR series, got {modality or 'none'}; pass "
-                        "a volume with acquisition=Metadata(modality=...), or write NIfTI")
+    modality = _code((source.modality if source else "") or acquisition.modality or "")
     kept = Dataset()
-    for keyword in (*_KEPT, *_ACQUISITION[modality]):
+    for keyword in (*_KEPT, *_ACQUISITION.get(modality, ())):
         if keyword in original:
             kept[keyword] = original[keyword]
     if not re.fullmatch(r"\d{3}[DWMY]", str(kept.get("PatientAge", ""))):
@@ -125,9 +126,23 @@ def template(source: Series | None, acquisition: Metadata, uids: UIDs) -> Datase
         if not kept.get(keyword):
             setattr(kept, keyword, uids.new())
     _add_acquisition(kept, modality, acquisition)
-    kept.Modality, kept.SOPClassUID = modality, SOP_CLASSES[modality]
+    kept.Modality = modality
+    kept.SOPClassUID = _SOP_CLASSES.get(modality, _SECONDARY_CAPTURE)
+    if kept.SOPClassUID == _SECONDARY_CAPTURE:
+        kept.ConversionType, kept.PatientOrientation = "WSD", None  # by a workstation
+        if source is None:
+            kept.BurnedInAnnotation = "NO"
     kept.SeriesInstanceUID = uids.new()
     return kept
+
+
+def _code(modality: str) -> str:
+    """The modality as DICOM may write it.
+
+    >>> _code("PT"), _code("pet?"), _code("")
+    ('PT', 'OT', 'OT')
+    """
+    return modality if re.fullmatch(r"[A-Z0-9_]{2,16}", modality) else _OTHER
 
 
 def describe_derivation(dataset: Dataset, derivation: Derivation) -> None:
@@ -165,11 +180,11 @@ def _equipment(provenance: Mapping[str, object], now: datetime.datetime) -> Data
 def _add_acquisition(dataset: Dataset, modality: str, acquisition: Metadata) -> None:
     from pydicom.valuerep import DSfloat
 
-    for keyword, name in _FROM_METADATA[modality].items():
+    for keyword, name in _FROM_METADATA.get(modality, {}).items():
         value = getattr(acquisition, name)
         if keyword not in dataset and value is not None:
             setattr(dataset, keyword, DSfloat(value, auto_format=True))
-    for keyword, unknown in _UNKNOWN[modality].items():
+    for keyword, unknown in _UNKNOWN.get(modality, {}).items():
         if keyword not in dataset:
             setattr(dataset, keyword, unknown)
     if "IR" not in words(dataset, "ScanningSequence"):

@@ -1,4 +1,4 @@
-"""A `Volume` as a derived DICOM series: CT or MR images, one file per slice.
+"""A `Volume` as a derived DICOM series, one file per slice.
 
 Voxels keep their places: axes are flipped or swapped so that slices stand as radiologists look at
 them and rows, columns and slices are right-handed in DICOM's LPS, and each slice carries its own
@@ -66,7 +66,8 @@ def write_dicom(
         volume: real voxels; HU for CT.
         folder: new or empty.
         source: the series (or the folder that holds it alone) whose patient, study, frame of
-            reference and acquisition the new one shares; CT or MR.
+            reference, modality and acquisition the new one shares; without one, the modality is
+            the volume's, and ``OT`` (other) where that is not known.
         description: of the new series; the note on diagnostic use follows it.
         derivation: how the voxels were made, for ``DerivationDescription``.
         provenance: medinv's version, the recipe's hash, checksums of the inputs...; goes into the
@@ -77,8 +78,8 @@ def write_dicom(
         The files, in order of their slices.
 
     Raises:
-        DataError: complex or non-finite voxels, axes that are not at right angles, a CT that is
-            not in HU, or a source that is neither CT nor MR.
+        DataError: complex or non-finite voxels, axes that are not at right angles, or a CT that is
+            not in HU.
         OutputError: the folder is not empty, or cannot be written.
 
     >>> import tempfile

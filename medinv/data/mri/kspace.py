@@ -49,7 +49,7 @@ class KSpace:
     mask: Tensor
     metadata: Mapping[str, object] = field(default_factory=dict)
     voxel_mm: tuple[float, float, float] | None = None
-    acquisition: Metadata = Metadata()
+    acquisition: Metadata = Metadata(modality="MR")
     affine: Tensor | None = None
     recon_shape: tuple[int, int, int] | None = None
     recon_fov_mm: tuple[float, float, float] | None = None

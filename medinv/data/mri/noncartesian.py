@@ -48,7 +48,7 @@ class NonCartesianKSpace:
     shape: tuple[int, int, int]
     metadata: Mapping[str, object] = field(default_factory=dict)
     voxel_mm: tuple[float, float, float] | None = None
-    acquisition: Metadata = Metadata()
+    acquisition: Metadata = Metadata(modality="MR")
     affine: Tensor | None = None
     noise: Tensor | None = None
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medinv.data import Metadata, Volume, list_series, read_dicom, write_dicom
+from medinv.data.dicom.deidentify import deidentify
 from medinv.errors import DataError, OutputError
 from tests.data.dicom.dicom_phantom import Grid, rotated, save, slices
 
@@ -28,15 +29,16 @@ REAL = [f"dicom_fragments/{name}/anatomical/001" for name in (
 CORNERS = [(x, y, z) for x in (0, 5) for y in (0, 4) for z in (0, 3)]
 
 
-def volume_of(values: torch.Tensor, affine: torch.Tensor | None = None, modality: str = "MR"
-              ) -> Volume:
+def volume_of(values: torch.Tensor, affine: torch.Tensor | None = None,
+              modality: str | None = "MR") -> Volume:
     affine = torch.diag(torch.tensor([-1.0, -1, 2, 1]).double()) if affine is None else affine
     unit = "HU" if modality == "CT" else "arbitrary"
     return Volume(values, affine, {"unit": unit}, Metadata(modality=modality))
 
 
 def source(folder: Path, modality: str = "MR") -> Path:
-    kinds = {"MR": "1.2.840.10008.5.1.4.1.1.4", "CT": "1.2.840.10008.5.1.4.1.1.2"}
+    kinds = {"MR": "1.2.840.10008.5.1.4.1.1.4", "CT": "1.2.840.10008.5.1.4.1.1.2",
+             "PT": "1.2.840.10008.5.1.4.1.1.128"}
     return save(folder, slices(
         VOXELS, Grid(*rotated(0.1, 0.2, -0.1)), Modality=modality, SOPClassUID=kinds[modality],
         FrameOfReferenceUID="1.2.3.4", StudyDate="20200102", SeriesNumber="3",
@@ -163,8 +165,6 @@ def sheared(row: float, column: int) -> torch.Tensor:
 @pytest.mark.parametrize(("volume", "message"), [
     (volume_of(torch.ones(SHAPE) + 1j), "expected real voxels"),
     (volume_of(torch.full(SHAPE, math.nan)), "NaN"),
-    (volume_of(torch.ones(SHAPE), modality="PT"), "expected a CT or MR series, got PT"),
-    (Volume(torch.ones(SHAPE), torch.eye(4).double()), "got none"),
     (volume_of(torch.ones(SHAPE), sheared(0.1, 1)), "right angles"),
     (volume_of(torch.ones(SHAPE), sheared(0.5, 2)), "1.5 pixels beside"),
     (Volume(torch.ones(SHAPE), torch.eye(4).double(), {"unit": "1/mm"}, Metadata("CT")), "in HU"),
@@ -204,7 +204,30 @@ def errors_of(path: Path) -> list[str]:
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
 
 
-@pytest.mark.parametrize("modality", ["MR", "CT"])
+@pytest.mark.parametrize(("modality", "written"), [("PT", "PT"), ("US", "US"), (None, "OT"),
+                                                   ("pet?", "OT")])
+def test_other_modalities_keep_their_name(tmp_path, modality, written):
+    """Nothing becomes MR that does not say so; places and values are those of any series."""
+    volume = volume_of(0.37 * torch.from_numpy(VOXELS), modality=modality)
+    image = pydicom.dcmread(write_dicom(volume, tmp_path / "new")[0])
+    assert (image.Modality, image.SOPClassUID.name) == (written, "Secondary Capture Image Storage")
+    assert "KVP" not in image
+    assert "ScanningSequence" not in image
+    back = read_dicom(tmp_path / "new")
+    assert_same_places(volume, back, float(volume.data.max()) / 32767 / 2 + 1e-6)
+    deidentify(tmp_path / "new", tmp_path / "shared")  # its pixels hold no text, and it says so
+
+
+def test_a_pet_series_keeps_its_patient_and_modality(tmp_path):
+    kind = "1.2.840.10008.5.1.4.1.1.128"
+    folder = save(tmp_path / "source", slices(VOXELS, Modality="PT", SOPClassUID=kind,
+                                              FrameOfReferenceUID="1.2.3.4", Units="BQML"))
+    image = pydicom.dcmread(write_dicom(read_dicom(folder), tmp_path / "new", folder)[0])
+    assert (image.Modality, image.PatientID) == ("PT", headers(folder)[0].PatientID)
+    assert image.SourceImageSequence[0].ReferencedSOPClassUID == kind
+
+
+@pytest.mark.parametrize("modality", ["MR", "CT", "PT"])
 @pytest.mark.parametrize("with_source", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 0.37])
 def test_conforms_to_the_standard(tmp_path, modality, with_source, scale):
