@@ -191,7 +191,8 @@ def describe_data(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file or folder is: shape, place, units, acquisition, range, findings."""
-    if not path.exists():  # said before torch is loaded, which takes seconds
+    bart = path.with_name(f"{path.name}.hdr")  # its names come without their ending
+    if not path.exists() and not bart.is_file():  # said before torch is loaded, in seconds
         raise DataError(f"{path}: expected a file or folder, found nothing; check the path")
     from medinv.data.describe import describe
 

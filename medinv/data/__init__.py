@@ -7,7 +7,8 @@ from medinv.data.geometry import block_mean, crop, orientation_affine, to_ras
 from medinv.data.itk import read_itk
 from medinv.data.metadata import Metadata
 from medinv.data.mri.arrays import read_array, read_array_kspace
-from medinv.data.mri.bart import read_bart_kspace, read_cfl, write_cfl
+from medinv.data.mri.bart import read_cfl, write_cfl
+from medinv.data.mri.bart_kspace import read_bart_kspace
 from medinv.data.mri.fastmri import FastMRIFile, read_fastmri, write_fastmri_reconstruction
 from medinv.data.mri.ismrmrd import read_ismrmrd
 from medinv.data.mri.ismrmrd_image import write_ismrmrd_image

@@ -18,6 +18,7 @@ from medinv.data.dicom import list_series, read_dicom
 from medinv.data.dicom.identifiers import identifiers
 from medinv.data.dicom.reader import choose_series
 from medinv.data.itk import SUFFIXES, read_itk
+from medinv.data.mri.bart import is_cfl
 from medinv.data.mri.describe import array_facts, bart_facts, fastmri_facts, ismrmrd_facts
 from medinv.data.mri.ismrmrd import is_ismrmrd
 from medinv.data.mri.matlab import mat_arrays
@@ -48,7 +49,7 @@ def describe(path: str | Path, *, show_identifiers: bool = False) -> Facts:
     {'format': 'NumPy', 'arrays': {'': '(2, 3) float32'}}
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and not is_cfl(path):
         raise DataError(f"{path}: expected a file or folder, found nothing; check the path")
     name, facts = next((name, facts) for name, matches, facts in FORMATS if matches(path))
     with warnings.catch_warnings():
@@ -162,7 +163,7 @@ FORMATS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Facts]], ...]
     ("NIfTI", _ends(".nii", ".nii.gz"), _nifti),
     ("NRRD or MetaImage", _ends(*SUFFIXES), _itk),
     ("HDF5", _ends(".h5", ".hdf5"), _hdf5),
-    ("BART", _ends(".cfl", ".hdr"), bart_facts),
+    ("BART", is_cfl, bart_facts),
     ("NumPy", _ends(".npy", ".npz"), _numpy),
     ("MATLAB", _ends(".mat"), _matlab),
     ("projections in NumPy arrays", _is_scan, _sinogram),

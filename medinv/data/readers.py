@@ -8,7 +8,9 @@ from pathlib import Path
 from medinv.data.dicom import read_dicom
 from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.mri.arrays import read_array_kspace
-from medinv.data.mri.bart import read_bart_kspace
+from medinv.data.mri.bart import SUFFIXES as BART
+from medinv.data.mri.bart import is_cfl
+from medinv.data.mri.bart_kspace import read_bart_kspace
 from medinv.data.mri.fastmri import read_fastmri
 from medinv.data.mri.ismrmrd import is_ismrmrd, read_ismrmrd
 from medinv.data.mri.ismrmrd_lines import ReversedReadouts
@@ -18,7 +20,6 @@ from medinv.data.nifti import read_nifti
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
-_BART = (".cfl", ".hdr")
 _HDF5 = (".h5", ".hdf5")
 _ARRAYS = (".npy", ".npz", ".mat")
 
@@ -42,7 +43,7 @@ def read_volume(path: str | Path) -> Volume:
 def read_kspace(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,
-    reversed_readouts: ReversedReadouts = "auto",
+    reversed_readouts: ReversedReadouts = "auto", trajectory: str | Path | None = None,
 ) -> KSpace:
     """Cartesian k-space; see `read_scan`, which takes trajectories too.
 
@@ -57,7 +58,7 @@ def read_kspace(
     8
     """
     scan = read_scan(path, key, slices=slices, axes=axes, select=select,
-                     reversed_readouts=reversed_readouts)
+                     reversed_readouts=reversed_readouts, trajectory=trajectory)
     if not isinstance(scan, KSpace):
         raise DataError(f"{path}: expected Cartesian readouts, found a trajectory "
                         f"({scan.metadata['trajectory']}); read it with `read_scan`")
@@ -67,7 +68,7 @@ def read_kspace(
 def read_scan(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,
-    reversed_readouts: ReversedReadouts = "auto",
+    reversed_readouts: ReversedReadouts = "auto", trajectory: str | Path | None = None,
 ) -> KSpace | NonCartesianKSpace:
     """k-space from ``.npy``, ``.npz``, ``.mat``, BART's ``.cfl``, fastMRI's or ISMRMRD's ``.h5``.
 
@@ -79,6 +80,7 @@ def read_scan(
         axes: of an array file, such as ``"kx ky coil"``; see `read_array_kspace`.
         select: counters of an ISMRMRD file, such as ``{"contrast": 1}``; see `read_ismrmrd`.
         reversed_readouts: of an ISMRMRD file: where their centre is; see `read_ismrmrd`.
+        trajectory: of a BART file: the file of its trajectory; see `read_bart_kspace`.
 
     Raises:
         DataError: another kind of file, an option that this kind does not have, or what its
@@ -92,7 +94,10 @@ def read_scan(
     (1, 64, 48)
     """
     suffix = Path(path).suffix.lower()
-    is_raw = suffix in _HDF5 and is_ismrmrd(path)
+    is_bart, is_raw = is_cfl(path), suffix in _HDF5 and is_ismrmrd(path)
+    if trajectory is not None and not is_bart:
+        raise DataError(f"{path}: a trajectory is declared for BART's files only; this kind of "
+                        "file has its own; leave it out")
     if axes is not None and suffix not in _ARRAYS:
         raise DataError(f"{path}: axes are declared for {', '.join(_ARRAYS)} only; this kind of "
                         "file has its own; leave them out")
@@ -100,8 +105,8 @@ def read_scan(
         raise DataError(f"{path}: expected ISMRMRD raw data to select {dict(select)} from, found "
                         "another kind of file; leave `select` out")
     scan: KSpace | NonCartesianKSpace
-    if suffix in _BART:
-        scan = read_bart_kspace(path)
+    if is_bart:
+        scan = read_bart_kspace(path, trajectory)
     elif is_raw:
         scan = read_ismrmrd(path, select=select, reversed_readouts=reversed_readouts)
     elif suffix in _HDF5:
@@ -109,6 +114,6 @@ def read_scan(
     elif suffix in _ARRAYS:
         scan = read_array_kspace(path, key, axes)
     else:
-        known = ", ".join((*_ARRAYS, *_HDF5, *_BART))
+        known = ", ".join((*_ARRAYS, *_HDF5, *BART))
         raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
     return scan if slices is None else scan.part(slices)

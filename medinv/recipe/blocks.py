@@ -76,6 +76,7 @@ class KSpaceSource(Strict):
     select: dict[str, int] = Field(
         default_factory=dict, description="counters of an ISMRMRD file, as {contrast: 1}"
     )
+    trajectory: str | None = Field(None, description="BART: file of the trajectory")
     reversed_readouts: Literal["auto", "standard", "siemens"] = Field(
         "auto", description="ISMRMRD: where reversed readouts have their centre: sample i at "
                             "center_sample - i, or one less; as the headers show if auto"

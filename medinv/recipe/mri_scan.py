@@ -57,7 +57,8 @@ def _read(recipe: MRIFile, path: Path | None) -> Scan:
     with warnings.catch_warnings():  # repairs are told with the other notes
         warnings.simplefilter("ignore", MedinvWarning)
         kspace = read_scan(file, key, slices=wanted, axes=source.axes, select=source.select,
-                           reversed_readouts=source.reversed_readouts)
+                           reversed_readouts=source.reversed_readouts,
+                           trajectory=source.trajectory)
     if recipe.slices is not None and not is_volume(kspace):
         check_slices(recipe.slices, recipe.slices[0] + len(kspace.data))
     if is_volume(kspace) and len(kspace.data) > 1:

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume
+from medinv.data.mri.bart import cfl_files
 from medinv.data.sets.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
@@ -204,7 +205,7 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
     source = path or (Path(own) if own else None)
     if source is None:
         return measured
-    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = sorted(source.rglob("*") if source.is_dir() else {source, *cfl_files(source)})
     checksum = digest(file for file in files if file.is_file())
     return replace(measured, facts={**measured.facts, "input_sha256": checksum})
 

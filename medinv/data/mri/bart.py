@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from medinv.data.atomic import replacing
-from medinv.data.mri.arrays import check_finite, check_kspace
-from medinv.data.mri.kspace import KSpace, measured_points
 from medinv.data.safety import check_memory
 from medinv.errors import DataError
 
@@ -31,6 +29,7 @@ _NUMBER_OF = {
 _NAMES = ("x", "y", "z", "coil", "map", "echo", "coefficient", "coefficient2", "iteration",
           "shift", "time", "time2", "level", "slice", "average", "batch")
 _MAX_HEADER = 65536
+SUFFIXES = (".cfl", ".hdr")
 
 
 def read_cfl(path: str | Path, axes: str) -> Tensor:
@@ -53,7 +52,7 @@ def read_cfl(path: str | Path, axes: str) -> Tensor:
     >>> read_cfl(name, "x y").real.tolist()
     [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     """
-    base = _base(path)
+    base = cfl_base(path)
     numbers = _numbers(axes)
     shape = _shape(base)
     left_out = [f"{_NAMES[i]} ({n})" for i, n in enumerate(shape) if n > 1 and i not in numbers]
@@ -87,7 +86,7 @@ def write_cfl(array: Tensor, path: str | Path, axes: str) -> None:
         DataError: unknown axes, or another number of them than the array has.
         OutputError: a file could not be written.
     """
-    base, numbers = _base(path), _numbers(axes)
+    base, numbers = cfl_base(path), _numbers(axes)
     if len(numbers) != array.ndim:
         raise DataError(f"{base}.cfl: the axes are {axes!r} but the array is "
                         f"{tuple(array.shape)}; name each axis")
@@ -108,32 +107,27 @@ def cfl_sizes(path: str | Path) -> dict[str, int]:
     Raises:
         DataError: no header, or a broken one.
     """
-    return dict(zip(_NAMES, _shape(_base(path)), strict=True))
+    return dict(zip(_NAMES, _shape(cfl_base(path)), strict=True))
 
 
-def read_bart_kspace(path: str | Path) -> KSpace:
-    """Cartesian k-space from a BART file with readout, phase encodings, coils and slices.
+def cfl_base(path: str | Path) -> Path:
+    """The name of a BART file without its ending, which may be left out.
 
-    Raises:
-        DataError: as for `read_cfl`; NaN or Inf, or only zeros.
-
-    >>> import tempfile
-    >>> name = Path(tempfile.mkdtemp(), "scan.cfl")
-    >>> write_cfl(torch.ones(8, 64, 48) + 0j, name, "coil ky kx")
-    >>> read_bart_kspace(name).n_coils
-    8
+    >>> str(cfl_base("scan.cfl")), str(cfl_base("scan.v2"))
+    ('scan', 'scan.v2')
     """
-    data = read_cfl(path, "slice coil kz ky kx")
-    data = data[:, :, 0] if data.shape[2] == 1 else data
-    check_finite(data, Path(path), "k-space")
-    if data.ndim == 4:
-        data = check_kspace(data, Path(path))
-    return KSpace(data, measured_points(data), readout_axis=-1)
-
-
-def _base(path: str | Path) -> Path:
     path = Path(path)
-    return path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    return path.with_suffix("") if path.suffix in SUFFIXES else path
+
+
+def cfl_files(path: str | Path) -> list[Path]:
+    """The two files of a BART name, whether they are there or not."""
+    return [Path(f"{cfl_base(path)}{end}") for end in SUFFIXES]
+
+
+def is_cfl(path: str | Path) -> bool:
+    """Whether a name is one of BART's: with its ending, or without and both files are there."""
+    return Path(path) != cfl_base(path) or all(file.is_file() for file in cfl_files(path))
 
 
 def _numbers(axes: str) -> list[int]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from medinv.data.mri.arrays import check_complex_finite, read_array
-from medinv.data.mri.bart import read_cfl
+from medinv.data.mri.bart import is_cfl, read_cfl
+from medinv.data.mri.bart_kspace import planar
 from medinv.data.mri.kspace import KSpace
 from medinv.data.mri.noncartesian import NonCartesianKSpace
 from medinv.errors import ShapeError
@@ -37,8 +38,8 @@ def read_maps(path: str | Path, kspace: KSpace | NonCartesianKSpace,
     >>> tuple(read_maps(name, kspace).shape)
     (2, 6, 4)
     """
-    if Path(path).suffix in (".cfl", ".hdr"):
-        maps = read_cfl(path, "slice coil z y x").squeeze((0, 2))
+    if is_cfl(path):
+        maps = planar(read_cfl(path, "slice coil z y x")).squeeze(0)
     else:
         maps = read_array(path, key)
     check_complex_finite(maps, Path(path), "maps")

@@ -8,12 +8,24 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from medinv.data import KSpace, read_bart_kspace, read_cfl, read_kspace, write_cfl
+from medinv.cli import app
+from medinv.data import (
+    KSpace,
+    NonCartesianKSpace,
+    read_bart_kspace,
+    read_cfl,
+    read_kspace,
+    read_maps,
+    read_scan,
+    write_cfl,
+)
 from medinv.data.describe import describe
 from medinv.errors import DataError
-from medinv.operators import fourier
+from medinv.operators import CartesianMRI, NonCartesianMRI, fourier, trajectories
 from tests.data.fuzzing import assert_survives
+from tests.operators.ct_objects import disc_image
 
 SHAPE = (2, 3, 4, 5)  # slice, coil, ky, kx
 
@@ -81,6 +93,92 @@ def test_we_read_what_bart_writes(tmp_path, bart):
          tmp_path / "sample")
     sample = read_cfl(tmp_path / "sample", "coil y x")[0, 0, 0]
     assert sample == kspace.data[0, 2, 5, 3]
+
+
+@pytest.mark.parametrize("axes", ["coil kz ky", "coil ky kx", "coil kz kx"])
+def test_a_plane_of_a_volume(tmp_path, data, axes):
+    """1 x ny x nz x coil is an image ny x nz; so is any other plane, and so are its maps."""
+    write_cfl(data[0], tmp_path / "scan", axes)
+    kspace = read_bart_kspace(tmp_path / "scan")
+    assert torch.equal(kspace.data, data[:1])
+    assert torch.equal(read_maps(tmp_path / "scan", kspace), data[0])
+
+
+def test_the_image_of_a_plane_is_bart_pics(tmp_path, bart):
+    bart("phantom", "-x", "32", "-s", "4", "-k", tmp_path / "phantom")
+    bart("transpose", "0", "2", tmp_path / "phantom", tmp_path / "scan")  # 1 x 32 x 32 x 4
+    bart("transpose", "1", "2", tmp_path / "scan", tmp_path / "turned")
+    bart("ecalib", "-m1", tmp_path / "turned", tmp_path / "maps")
+    bart("pics", "-S", "-l2", "-r0.001", tmp_path / "turned", tmp_path / "maps",
+         tmp_path / "image")
+    peer = read_cfl(tmp_path / "image", "z y x")[..., 0]
+    kspace = read_bart_kspace(tmp_path / "turned")
+    maps = read_maps(tmp_path / "maps", kspace)
+    ours = CartesianMRI(maps, kspace.mask).solve(kspace.data[0], damping=1e-3, max_iter=30)
+    # Both solve the same least squares; BART's files and iterations are single precision.
+    torch.testing.assert_close(ours / ours.norm(), peer / peer.norm(), rtol=0, atol=1e-2)
+
+
+def spokes(n=24, n_samples=32):
+    """A radial scan of a disc in two coils: (shot, sample, 2) and (coil, shot, sample)."""
+    points = trajectories.golden_angle(n, n_samples // 2, oversampling=2).points
+    disc = disc_image((16, 16), 1.0, x0=1.0, y0=-2.0, radius=5.0, mu=1.0)
+    maps = torch.stack([torch.ones(16, 16), torch.full((16, 16), 0.5j)]).to(torch.complex64)
+    return points, NonCartesianMRI(maps, points)(disc.to(torch.complex64))
+
+
+def write_spokes(folder, name="scan"):
+    points, samples = spokes()
+    write_cfl(samples, folder / name, "coil kz ky")
+    xyz = torch.cat([points.flip(-1), torch.zeros(*points.shape[:2], 1)], -1)
+    write_cfl(xyz, folder / "traj", "kz ky kx")
+    return points, samples
+
+
+def test_samples_on_a_trajectory(tmp_path):
+    points, samples = write_spokes(tmp_path)
+    scan = read_scan(tmp_path / "scan", trajectory=tmp_path / "traj.cfl")
+    assert isinstance(scan, NonCartesianKSpace)
+    assert torch.equal(scan.data[0], samples)
+    assert scan.shape == (1, 16, 16)
+    # BART's coordinates are single precision, up to 8
+    torch.testing.assert_close(scan.trajectory, points, rtol=0, atol=1e-6)
+
+
+def test_spokes_are_not_taken_for_a_grid(tmp_path):
+    write_spokes(tmp_path)
+    with pytest.raises(DataError, match="not a grid: traj beside it has .* trajectory=traj"):
+        read_kspace(tmp_path / "scan")
+    for end in ("hdr", "cfl"):
+        (tmp_path / f"traj.{end}").unlink()
+    with pytest.raises(DataError, match="all of its lines are brightest at the same sample"):
+        read_kspace(tmp_path / "scan.cfl")
+    disc = disc_image((16, 24), 1.0, x0=1.0, y0=-2.0, radius=5.0, mu=1.0).to(torch.complex64)
+    write_cfl(fourier.fft(disc, (-2, -1))[None], tmp_path / "disc", "coil kz ky")
+    assert read_kspace(tmp_path / "disc").grid == (16, 24)
+
+
+def test_wrong_trajectories(tmp_path, data):
+    points, _ = write_spokes(tmp_path)
+    with pytest.raises(DataError, match="declared for BART's files only"):
+        read_scan(tmp_path / "scan.npy", trajectory="traj")
+    write_cfl(points[:3].flip(-1), tmp_path / "short", "kz ky kx")
+    with pytest.raises(DataError, match="expected k-space 1 x sample x spoke x coil"):
+        read_scan(tmp_path / "scan", trajectory=tmp_path / "short")
+    write_cfl(torch.zeros(24, 32, 3), tmp_path / "none", "kz ky kx")
+    with pytest.raises(DataError, match="expected cycles per field of view"):
+        read_scan(tmp_path / "scan", trajectory=tmp_path / "none")
+
+
+def test_names_without_an_ending(tmp_path, data):
+    write_cfl(data, tmp_path / "scan.v2", "slice coil ky kx")
+    assert torch.equal(read_kspace(tmp_path / "scan.v2").data, data)
+    assert describe(tmp_path / "scan.v2")["coils"] == 3
+    result = CliRunner().invoke(app, ["data", "describe", str(tmp_path / "scan.v2")])
+    assert "x 5, y 4, coil 3, slice 2" in result.output
+    (tmp_path / "scan.v2.cfl").unlink()
+    with pytest.raises(DataError, match=r"expected k-space as .*, got '.v2'"):
+        read_kspace(tmp_path / "scan.v2")
 
 
 @pytest.mark.parametrize(("header", "message"), [
