@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/medinv demo
+	$(BIN)/medinv demo --overwrite
 
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check

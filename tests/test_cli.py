@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -121,7 +122,7 @@ def test_reconstruct_writes_everything(ct_recipe, tmp_path):
     assert result.exit_code == 0, result.output
     names = {"reconstruction.nii.gz", "one-sample.nii.gz", "fbp.nii.gz", "tv.nii.gz",
              "metrics.json", "figure.png", "report.html"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == names | {"medinv-files.json"}
     assert all(str(out / name) in result.output for name in names)
     volume, source = read_nifti(out / "reconstruction.nii.gz"), tiny.ct_volume()
     assert torch.equal(volume.affine, source.affine)
@@ -324,3 +325,61 @@ def test_a_device_that_is_not_there(command, monkeypatch):
     assert result.exit_code == 2
     assert "device: cuda is asked for" in result.output
     assert medinv(command, "demo-chest-ct", "--device", "gpu").exit_code == 2
+
+
+def test_an_option_given_twice_is_refused(ct_recipe, tmp_path):
+    result = medinv("reconstruct", ct_recipe, "--input", "a.nii.gz", "-i", "b.nii.gz")
+    assert result.exit_code == 2
+    assert "expected --input once, got it 2 times" in re.sub(r"[\s│]+", " ", result.output)
+    assert medinv("plan", ct_recipe, "--device", "cpu", "--device", "cpu").exit_code == 2
+    assert medinv("data", "check", "tooth", "--root", "a", "--root", "b").exit_code == 2
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`medinv solvers | head` ended with "unexpected BrokenPipeError"."""
+    code = "from medinv.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, "solvers"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert errors == ""
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "medinv", "--version"], capture_output=True,
+                          text=True, check=True)
+    assert done.stdout.startswith("medinv ")
+
+
+def test_defaults_are_values():
+    output = medinv("solvers").output
+    assert "Undefined" not in output
+    assert "solver={name: DDS}" in output
+
+
+def test_names_complete_without_loading_much():
+    """As the shell asks for them."""
+    env = os.environ | {"_MEDINV_COMPLETE": "complete_bash", "COMP_CWORD": "2",
+                        "COMP_WORDS": "medinv reconstruct demo"}
+    code = ("import sys; sys.argv = ['medinv']; from medinv.cli import main\n"
+            "try: main()\nfinally: print([n for n in ('torch', 'numpy') if n in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env,
+                          check=False)
+    assert done.stdout.split() == ["demo-chest-ct", "[]"]
+
+
+def test_progress_in_a_pipe_is_plain_lines(ct_recipe, tmp_path):
+    result = medinv("reconstruct", ct_recipe, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert "DDS: step 0 of 3" in lines
+    assert "DDS: step 3 of 3" in lines
+    assert "0:" not in result.stderr
+
+
+def test_plan_in_units_for_people(ct_recipe):
+    result = medinv("plan", ct_recipe)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"FBP +│ [0-9.]+(e-[0-9]+)? s ", result.output)
+    assert "minutes" not in result.output.splitlines()[1]

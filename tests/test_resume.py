@@ -119,7 +119,7 @@ def test_ctrl_c_in_the_shell(content, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     unfinished = resume.unfinished_path(tmp_path / "out.nii.gz")
     deadline = time.monotonic() + 100
-    while not list(unfinished.rglob("loop.pt")):
+    while not list(unfinished.rglob("loop.snapshot")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

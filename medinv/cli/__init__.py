@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medinv.cli import importing, listing
-from medinv.cli.command import guarded
+from medinv.cli import importing, listing, names
+from medinv.cli.command import App, guarded
 
-app = typer.Typer(
+app = App(
     name="medinv",
     help="Medical volumes from raw or undersampled measurements, with diffusion priors.",
     no_args_is_help=True,
@@ -26,6 +26,13 @@ Overrides = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="auto (a CUDA device if there is one), cpu or cuda; "
                              "the recipe's if not given.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there; nothing else "
+                       "is ever removed.")
+]
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe's name or path.", autocompletion=names.recipes)
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="A folder, or a .nii.gz file for the volume alone.")
@@ -53,20 +60,25 @@ def _global(
 
 @app.command()
 @guarded
-def demo(output: Output = Path("out"), overrides: Overrides = None) -> None:
+def demo(
+    output: Output = Path("out"), overwrite: Overwrite = False, overrides: Overrides = None
+) -> None:
     """Reconstruct a real chest CT from 30 views, against two classical methods.
 
     The CT is downloaded once (35 MB). Without a network, a phantom stands in for it.
     """
-    _reconstruct("demo-chest-ct", None, output, overrides, resume=False)
+    _reconstruct("demo-chest-ct", None, output, overrides, resume=False, overwrite=overwrite)
 
 
 @app.command()
 @guarded
 def reconstruct(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or path.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name or path.", autocompletion=names.recipes)
+    ] = None,
     recipe_option: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="The same, as an option.")
+        str | None, typer.Option("--recipe", "-r", help="The same, as an option.",
+                                 autocompletion=names.recipes)
     ] = None,
     input: Annotated[  # noqa: A002
         Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
@@ -75,6 +87,7 @@ def reconstruct(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run into this output was stopped.")
     ] = False,
+    overwrite: Overwrite = False,
     auto: Annotated[
         bool, typer.Option("--auto", help="Choose the solver's weights on held-out measurements.")
     ] = False,
@@ -85,13 +98,14 @@ def reconstruct(
     if (recipe is None) == (recipe_option is None):
         raise typer.BadParameter("expected one recipe, as an argument or as --recipe")
     overrides = [*_with_device(overrides, device), *(["auto=true"] if auto else ())]
-    _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume)
+    _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume,
+                 overwrite=overwrite)
 
 
 @app.command()
 @guarded
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    recipe: Recipe,
     input: Annotated[  # noqa: A002
         Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
     ] = None,
@@ -99,7 +113,7 @@ def plan(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Estimate minutes and memory of a recipe, from three steps of each method on a few slices."""
+    """Estimate time and memory of a recipe, from three steps of each method on a few slices."""
     from medinv.recipe.load import load_reconstruct_recipe
     from medinv.recipe.run import plan_recipe
 
@@ -107,7 +121,7 @@ def plan(
     if json:
         listing.print_json(cost.facts())
     else:
-        listing.print_table("", {title: {"minutes": seconds / 60}
+        listing.print_table("", {title: {"time": listing.duration(seconds)}
                                  for title, seconds in cost.seconds.items()})
         typer.echo(str(cost))
 
@@ -115,7 +129,8 @@ def plan(
 @app.command()
 @guarded
 def train(
-    recipe: Annotated[str, typer.Argument(help="A training recipe's name or path.")],
+    recipe: Annotated[str, typer.Argument(help="A training recipe's name or path.",
+                                          autocompletion=names.recipes)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/<name> if not "
                                   "given. It ends up with <name>.safetensors and its .json.")
@@ -195,6 +210,7 @@ def deidentify(
 def deface(
     source: Annotated[Path, typer.Argument(help="A head: NIfTI, or a DICOM series.")],
     output: Annotated[Path, typer.Argument(help="A .nii.gz file.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
 ) -> None:
     """Mask the face of an adult's head, crudely, and write NIfTI.
 
@@ -202,7 +218,9 @@ def deface(
     """
     from medinv.data import read_volume, write_nifti
     from medinv.data.defacing import deface
+    from medinv.data.ownership import check_free
 
+    check_free(output, overwrite=overwrite)
     write_nifti(deface(read_volume(source)), output)
     typer.echo(str(output))
 
@@ -210,7 +228,7 @@ def deface(
 @app.command("check-operator")
 @guarded
 def check_operator(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    recipe: Recipe,
     input: Annotated[  # noqa: A002
         Path | None, typer.Option("--input", "-i", help="The file to use instead of the recipe's.")
     ] = None,
@@ -240,7 +258,8 @@ def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
 
 
 def _reconstruct(
-    name: str, source: Path | None, output: Path, overrides: list[str] | None, *, resume: bool
+    name: str, source: Path | None, output: Path, overrides: list[str] | None, *, resume: bool,
+    overwrite: bool,
 ) -> None:
     from medinv.cli.progress import stages
     from medinv.recipe.load import load_reconstruct_recipe
@@ -248,7 +267,8 @@ def _reconstruct(
 
     recipe = load_reconstruct_recipe(name, overrides or ())
     with stages() as on_progress:
-        run, files = run_into(output, recipe, source, on_progress, resume=resume)
+        run, files = run_into(output, recipe, source, on_progress, resume=resume,
+                              overwrite=overwrite)
     for line in (run.measured.origin, *run.measured.notes):
         typer.echo(f"{line[0].upper()}{line[1:]}.", err=True)
     listing.print_table(recipe.description or recipe.name, run.metrics())

@@ -1,4 +1,4 @@
-"""What every command shares: ``--debug``, one clear error, and exit codes.
+"""What every command shares: ``--debug``, one clear error, exit codes, and options given once.
 
 0 success; 2 the user's mistake; 1 anything else; 130 interrupted with Ctrl-C.
 """
@@ -10,14 +10,42 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+import click
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from medinv.errors import InputError, MedinvError
 
 INTERRUPTED = 130
+Command = TypeVar("Command", bound=Callable[..., Any])
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option given twice, where click would take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (typer's own)
+        """Count the options."""
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option in given:
+                if (isinstance(option, TyperOption) and not option.multiple
+                        and not option.is_flag and given.count(option) > 1):
+                    raise typer.BadParameter(f"expected {option.opts[0]} once, got it "
+                                             f"{given.count(option)} times")
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """A group of commands, each an `OnceCommand`."""
+
+    def command(  # type: ignore[override]  # no other of typer's settings is used
+        self, name: str | None = None
+    ) -> Callable[[Command], Command]:
+        """As typer's, with another class of commands."""
+        return super().command(name, cls=OnceCommand)
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -27,8 +55,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: object, debug: bool = False, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
+        except (typer.Exit, typer.Abort, click.ClickException, BrokenPipeError):
+            raise  # click ends quietly where the reader of a pipe has gone
         except KeyboardInterrupt:
             typer.echo("Interrupted; every file under its final name is whole, and a "
                        "run goes on with --resume.", err=True)

@@ -27,6 +27,8 @@ def import_prior(
     empty_context: Annotated[Path | None, typer.Option(
         "--empty-context", help="File of one tensor (tokens, size): the encoded empty prompt, for "
         "a network that takes prompts.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prior of that name.")]
+    = False,
 ) -> None:
     """Make a prior of published weights; docs/checkpoints.md tells which, and how.
 
@@ -38,6 +40,7 @@ def import_prior(
 
     if scale is not None and percentile is not None:
         raise typer.BadParameter("expected --scale or --percentile, got both")
+    _check_names(output, [file, Path(config)], overwrite)
     given = scale is not None or percentile is not None
     card = convert(
         file, config, output,
@@ -46,6 +49,25 @@ def import_prior(
     kind = "complex" if card.complex_images else "real"
     typer.echo(f"{output}: {card.description} ({kind} images)\n"
                f"Use it in a recipe, or with --set prior={output}")
+
+
+def _check_names(output: Path, sources: list[Path], overwrite: bool) -> None:
+    """Refuse to replace what is no prior, or what the prior is made of."""
+    from medinv.data.ownership import check_free
+    from medinv.errors import CheckpointError, OutputError
+    from medinv.priors import read_card
+
+    card = output.with_suffix(".json")
+    if overwrite and (output.exists() or card.exists()):
+        try:
+            read_card(output)
+        except CheckpointError as error:
+            raise OutputError(f"{output}: expected a prior to replace, found something else; "
+                              "choose another name") from error
+    for path in (output, card):
+        check_free(path, overwrite=overwrite)
+        if any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+            raise OutputError(f"{path}: the prior is made from this file; choose another name")
 
 
 def add_to(app: typer.Typer) -> None:

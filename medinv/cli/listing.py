@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from medinv.cli.command import guarded
+from medinv.cli import names
+from medinv.cli.command import App, guarded
 from medinv.errors import DataError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 class ListsByDefault(TyperGroup):
@@ -22,8 +26,11 @@ class ListsByDefault(TyperGroup):
         return super().parse_args(ctx, args or ["list"])
 
 
-recipes = typer.Typer(help="The recipes that medinv knows.", cls=ListsByDefault)
-data = typer.Typer(help="The data sets that medinv knows.", cls=ListsByDefault)
+recipes = App(help="The recipes that medinv knows.", cls=ListsByDefault)
+data = App(help="The data sets that medinv knows.", cls=ListsByDefault)
+DataSet = Annotated[
+    str, typer.Argument(help="A data set's name.", autocompletion=names.data_sets)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,6 +53,22 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, object]]) -> None:
     Console().print(table)
 
 
+def duration(seconds: float) -> str:
+    """A duration for people.
+
+    >>> duration(0.02), duration(12.3), duration(237), duration(40_000)
+    ('0.02 s', '12 s', '3 min 57 s', '11 h 7 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def print_json(content: object) -> None:
     """Indented JSON on the output stream."""
     typer.echo(json.dumps(content, indent=2))
@@ -57,11 +80,17 @@ def solvers() -> None:
 
     for name in solver_names():
         summary = (solver_class(name).__doc__ or "").strip().splitlines()[0]
-        settings = ", ".join(
-            key if field.is_required() else f"{key}={field.default!r}"
-            for key, field in fields_model(name).model_fields.items()
-        )
+        settings = ", ".join(key if field.is_required() else f"{key}={_default(field)}"
+                             for key, field in fields_model(name).model_fields.items())
         typer.echo(f"{name}\n    {summary}\n    settings: {settings or 'none'}")
+
+
+def _default(field: FieldInfo) -> str:
+    """A default as a recipe writes it; the name alone of a wrapped solver."""
+    from medinv.recipe.settings import SolverSettings
+
+    value = field.get_default(call_default_factory=True)
+    return f"{{name: {value.name}}}" if isinstance(value, SolverSettings) else repr(value)
 
 
 def priors() -> None:
@@ -89,18 +118,27 @@ def list_recipes() -> None:
 @recipes.command("show")
 @guarded
 def show_recipe(
-    name: Annotated[str, typer.Argument(help="A recipe's name or path.")],
+    name: Annotated[str, typer.Argument(help="A recipe's name or path.",
+                                        autocompletion=names.recipes)],
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Fill in every default, and print JSON.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new file to write it to.")
+    ] = None,
 ) -> None:
     """Print a recipe, to copy and change."""
+    from medinv.data.atomic import write_text
+    from medinv.data.ownership import check_free
     from medinv.recipe.load import load_recipe, recipe_json, recipe_text
 
-    if resolved:
-        print_json(recipe_json(load_recipe(name)))
-    else:
-        typer.echo(recipe_text(name), nl=False)
+    text = json.dumps(recipe_json(load_recipe(name)), indent=2) + "\n" if resolved else (
+        recipe_text(name))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    check_free(output)
+    write_text(output, text)
 
 
 @recipes.command("schema")
@@ -125,7 +163,7 @@ def list_data() -> None:
 
 @data.command("show")
 @guarded
-def show_data(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
+def show_data(name: DataSet) -> None:
     """Print what is known of a data set, as JSON."""
     from medinv.data import load_manifest
 
@@ -135,7 +173,7 @@ def show_data(name: Annotated[str, typer.Argument(help="A data set's name.")]) -
 @data.command("fetch")
 @guarded
 def fetch_data(
-    name: Annotated[str, typer.Argument(help="A data set's name.")],
+    name: DataSet,
     root: Annotated[
         Path | None, typer.Option("--root", help="A folder that already holds the files.")
     ] = None,
@@ -157,7 +195,7 @@ def fetch_data(
 @data.command("check")
 @guarded
 def check_data(
-    name: Annotated[str, typer.Argument(help="A data set's name.")],
+    name: DataSet,
     root: Annotated[Path, typer.Option("--root", help="The folder that holds the set.")],
     full: Annotated[
         bool, typer.Option("--full", help="Compute checksums, too; sizes and headers alone "

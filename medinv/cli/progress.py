@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,15 +24,22 @@ if TYPE_CHECKING:
     from medinv.training import Progress as Update
 
 
+_PAUSE_SECONDS = 30.0  # between two lines of a stage, where no terminal shows bars
+
+
 @contextmanager
 def stages() -> Iterator[Callable[[Stage], None]]:
     """Yield a callback that shows one line per stage of a reconstruction."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console).show
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=console) as bars:
 
         def show(stage: Stage) -> None:
             if stage.stage not in tasks:
@@ -41,6 +49,30 @@ def stages() -> Iterator[Callable[[Stage], None]]:
 
         yield show
         _finish(bars, tasks)
+
+
+class _Lines:
+    """Progress for a file or a pipe: a line when a stage starts, every half minute, at its end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage, self._told = console, "", 0.0
+
+    def show(self, stage: Stage) -> None:
+        """A step of a reconstruction."""
+        steps = "" if stage.steps is None else f": step {stage.step} of {stage.steps}"
+        self._tell(stage.stage, f"{stage.stage}{steps}", last=stage.step == stage.steps)
+
+    def show_update(self, update: Update) -> None:
+        """An update of a training run."""
+        left = timedelta(seconds=round(update.seconds_left))
+        self._tell("training", f"training: update {update.step} of {update.updates}, loss "
+                   f"{update.loss:.4f}, {left} left", last=update.step == update.updates)
+
+    def _tell(self, stage: str, line: str, *, last: bool) -> None:
+        now = time.monotonic()
+        if stage != self._stage or last or now - self._told >= _PAUSE_SECONDS:
+            self._stage, self._told = stage, now
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _finish(bars: Progress, tasks: dict[str, TaskID]) -> None:
@@ -54,12 +86,16 @@ def _finish(bars: Progress, tasks: dict[str, TaskID]) -> None:
 @contextmanager
 def updates(total: int) -> Iterator[Callable[[Update], None]]:
     """Yield a callback that shows the updates of a training run and its last losses."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console).show_update
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}, validation {task.fields[validation]}, "
                    "{task.fields[left]} left"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task("training", total=total, loss="-", validation="-", left="-")
         average: float | None = None
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume
 from medinv.data.mri.bart import cfl_files
+from medinv.data.ownership import open_own
 from medinv.data.sets.checksums import digest
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
@@ -36,7 +37,7 @@ from medinv.recipe.plan import Plan, plan
 from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import ReconstructRecipe
-from medinv.recipe.settings import SolverSettings, needs_prior
+from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
 from medinv.resources import choose_device, measure
 from medinv.solvers.snapshots import Snapshots
 
@@ -56,17 +57,27 @@ class Progress:
     steps: int | None
 
 
+Role = Literal["result", "sample", "baseline"]
 OnProgress = Callable[[Progress], None]
 _MORE_AT_ONCE = 8  # images in a CUDA device's network, times those in the CPU's
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """One method's image, in physical units (1/mm for CT), and what it cost."""
+    """One method's image, in physical units (1/mm for CT), and what it cost.
+
+    Attributes:
+        image: (z, y, x).
+        seconds: wall-clock time.
+        peak_bytes: most memory beyond what was held before.
+        role: what it is in the run: the ``result``, one ``sample`` of those that the result is
+            the mean of, or a ``baseline``.
+    """
 
     image: Tensor
     seconds: float
     peak_bytes: int
+    role: Role
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +131,7 @@ def reconstruct(
     overrides: Sequence[str] | Mapping[str, object] = (),
     on_progress: OnProgress | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> Volume:
     """Reconstruct a volume, as a recipe says.
 
@@ -131,6 +143,7 @@ def reconstruct(
         overrides: ``{"solver.steps": 20}`` or ``["solver.steps=20"]``.
         on_progress: called after every step of a solver.
         resume: continue the interrupted run that was to write ``output``, to the same result.
+        overwrite: replace the results of an earlier run in ``output``.
 
     Returns:
         The volume: HU for CT, magnitudes for MRI (complex with ``output.complex_values``).
@@ -138,7 +151,8 @@ def reconstruct(
     Raises:
         InputError: a wrong recipe or file; its subclasses say which.
         CheckpointError: what is to be resumed is a run of another recipe, input or prior.
-        OutputError: an output could not be written.
+        OutputError: an output could not be written, or something is there that may not be
+            replaced.
         DownloadError: a data set could not be fetched.
     """
     from medinv.recipe.outputs import run_into
@@ -151,7 +165,7 @@ def reconstruct(
         if resume:
             raise InputError("resume: pass the output of the run that was interrupted")
         return run_recipe(recipe, input, on_progress).volume()
-    run, _ = run_into(output, recipe, input, on_progress, resume=resume)
+    run, _ = run_into(output, recipe, input, on_progress, resume=resume, overwrite=overwrite)
     return run.volume()
 
 
@@ -171,20 +185,21 @@ def run_recipe(
     measured, prior = _problem(recipe, input)
     snapshots = None
     if unfinished is not None:
+        open_own(unfinished)
         snapshots = snapshots_of(unfinished, recipe, measured, prior)
     recipe, measured = _prepare(recipe, measured, prior, snapshots, report)
     task = _Task(measured, prior, report, snapshots)
     methods = {
-        settings.title: task.solve(settings, recipe.seed, settings.title)
+        settings.title: task.solve(settings, recipe.seed, settings.title, "baseline")
         for settings in recipe.baselines
     }
     main, n_samples = recipe.solver, recipe.samples
     if n_samples == 1:
-        methods[main.title] = task.solve(main, recipe.seed, main.title)
+        methods[main.title] = task.solve(main, recipe.seed, main.title, "result")
         return Run(recipe, measured, methods, main.title)
     first, mean = _sample(task, recipe)
-    title = f"{main.title}, mean of {n_samples}"
-    methods |= {f"{main.title}, one sample": first, title: mean}
+    one, title = sample_titles(main.title, n_samples)
+    methods |= {one: first, title: mean}
     return Run(recipe, measured, methods, title)
 
 
@@ -226,21 +241,21 @@ class _Task:
     report: OnProgress
     snapshots: Snapshots | None
 
-    def solve(self, settings: SolverSettings, seed: int, stage: str) -> Method:
+    def solve(self, settings: SolverSettings, seed: int, stage: str, role: Role) -> Method:
         """Run one method, go on with it, or tell its result from before."""
         if self.snapshots is None:
-            return self._compute(settings, seed, stage, None)
-        name = quote(stage, safe="")
+            return self._compute(settings, seed, stage, role, None)
+        name = f"method-{hashlib.sha256(stage.encode()).hexdigest()[:16]}"
         known = self.snapshots.load(name)
         if known is not None:
             return Method(**known)
         steps = self.snapshots.part(name)
-        method = self._compute(settings, seed, stage, steps)
+        method = self._compute(settings, seed, stage, role, steps)
         self.snapshots.save(name, vars(method))
         steps.clear()
         return method
 
-    def _compute(self, settings: SolverSettings, seed: int, stage: str,
+    def _compute(self, settings: SolverSettings, seed: int, stage: str, role: Role,
                  snapshots: Snapshots | None) -> Method:
         measured, steps, clock = self.measured, settings.steps, Clock()
         solver = settings.build(measured.noise_std)
@@ -256,7 +271,7 @@ class _Task:
                                rng=Generator().manual_seed(seed), snapshots=joined)
             else:
                 image = solver(measured.y, measured.A, on_step=on_step)
-        return Method(image.cpu(), clock.seconds(), cost.peak_bytes)
+        return Method(image.cpu(), clock.seconds(), cost.peak_bytes, role)
 
 
 def _problem(recipe: ReconstructRecipe,
@@ -325,13 +340,13 @@ def _sample(task: _Task, recipe: ReconstructRecipe) -> tuple[Method, Method]:
     total, seconds, peak = torch.zeros(()), 0.0, 0
     for i in range(recipe.samples):
         stage = f"{recipe.solver.title}, sample {i + 1} of {recipe.samples}"
-        one = task.solve(recipe.solver, recipe.seed + i, stage)
+        one = task.solve(recipe.solver, recipe.seed + i, stage, "sample")
         first = first or one
         total = total + one.image
         seconds, peak = seconds + one.seconds, max(peak, one.peak_bytes)
     if first is None:
         raise InputError(f"samples: expected at least 1, got {recipe.samples}")
-    return first, Method(total / recipe.samples, seconds, peak)
+    return first, Method(total / recipe.samples, seconds, peak, "result")
 
 
 def _ignore(_: Progress) -> None:

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from medinv.recipe.blocks import CTFile, Measurement, Strict, Weight
 from medinv.recipe.context import Context
-from medinv.recipe.settings import SolverSettings, needs_prior
+from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
 from medinv.training.config import TrainConfig
 
 
@@ -84,12 +84,15 @@ class ReconstructRecipe(Strict):
         if used and self.prior is None:
             raise ValueError(f"{used[0]} needs a prior; add `prior:` (`medinv priors` lists them)")
         labels = [solver.title for solver in (self.solver, *self.baselines)]
-        twice = {label for label in labels if labels.count(label) > 1}
-        if twice:
-            raise ValueError(f"two solvers are called {sorted(twice)[0]}; give one a `label`")
         in_mm = isinstance(self.measurement, CTFile) and self.measurement.mu_water is None
         if self.output.format == "dicom" and in_mm:
             raise ValueError("output.format: DICOM holds CT in HU; give measurement.mu_water")
+        if self.samples > 1:
+            labels += sample_titles(self.solver.title, self.samples)
+        files = [solver.slug for solver in self.baselines if self.output.baselines]
+        for names in (labels, files):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two solvers are called {twice[0]}; give one a `label`")
         if self.samples > 1 and not needs_prior(self.solver):
             raise ValueError(f"{self.solver.name} draws no samples; set samples to 1")
         return self

@@ -29,6 +29,8 @@ from medinv.solvers.base import DiffusionSolver
 MEASUREMENT = "measurement"
 """As a solver's ``noise_std``: the noise that the measurement was simulated or estimated with."""
 _SHOWN = 120
+_LONGEST = 60  # of a label, in characters
+_TAKEN = ("reconstruction", "one-sample", "metrics", "medinv-files", "unfinished")
 
 
 class SolverSettings(BaseModel):
@@ -61,6 +63,17 @@ class SolverSettings(BaseModel):
         checked = model.model_dump()
         return {**own, **checked, **({"noise_std": MEASUREMENT} if from_measurement else {})}
 
+    @model_validator(mode="after")
+    def _names_a_file(self) -> SolverSettings:
+        good = self.label != "" and self.slug and self.title.isprintable()
+        if not good or len(self.title) > _LONGEST:
+            raise ValueError(f"label: expected at most {_LONGEST} printable characters with a "
+                             f"letter or digit, got {shown(self.label)}")
+        if self.slug in _TAKEN:
+            raise ValueError(f"label: {shown(self.label)} is the name of another output; choose "
+                             "another one")
+        return self
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -80,6 +93,11 @@ class SolverSettings(BaseModel):
     def title(self) -> str:
         """How outputs call the solver."""
         return self.label or self.name
+
+    @property
+    def slug(self) -> str:
+        """The title as a part of a file's name."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower()).strip("-")
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -179,6 +197,15 @@ def _construct(solver: type[Any], model: BaseModel, noise_std: float) -> Callabl
             fields[name] = value.build(noise_std)
     built: Callable[..., Any] = solver(**fields)
     return built
+
+
+def sample_titles(title: str, n_samples: int) -> tuple[str, str]:
+    """How outputs call one sample and the mean of all.
+
+    >>> sample_titles("DDS", 4)
+    ('DDS, one sample', 'DDS, mean of 4')
+    """
+    return f"{title}, one sample", f"{title}, mean of {n_samples}"
 
 
 def shown(value: object) -> str:

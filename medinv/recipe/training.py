@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medinv.data import load_manifest
+from medinv.data.ownership import check_claim, listed, record
 from medinv.priors import save_prior
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.schema import TrainRecipe
 from medinv.training import Progress, train
+from medinv.training.loop import HISTORY, STATE
 
 
 def train_recipe(
@@ -31,9 +33,15 @@ def train_recipe(
         CheckpointError: ``folder`` holds another run, or a run and ``resume`` is false.
         DataError: a data set is not what it should be, or touches its test split.
         DownloadError: a data set could not be fetched.
-        OutputError: a file could not be written.
+        OutputError: a file could not be written, or ``folder`` holds one of the user's under a
+            name that the run needs.
     """
     folder = Path(folder)
+    names = [STATE, HISTORY, f"{recipe.name}.safetensors", f"{recipe.name}.json"]
+    known = listed(folder)
+    check_claim(folder, names, replace=STATE in known)  # `train` refuses without ``resume``
+    folder.mkdir(parents=True, exist_ok=True)
+    record(folder, {*names, *known})
     prior = train(recipe.training, folder, resume=resume, on_update=on_update)
     path = folder / f"{recipe.name}.safetensors"
     save_prior(path, prior, recipe.description or recipe.name, _origin(recipe))

@@ -9,9 +9,9 @@ the result is then that of an uninterrupted run, bit for bit.
 from __future__ import annotations
 
 import pickle
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map_only
 
 from medinv.data.atomic import replacing
+from medinv.data.ownership import STATE, clear_states
 from medinv.errors import CheckpointError
 
 
@@ -121,11 +122,13 @@ class Snapshots:
         return loaded
 
     def clear(self) -> None:
-        """Remove the folder with all that it holds."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the snapshots, and the folder unless something else is in it."""
+        clear_states(self.folder)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.pt"
+        return self.folder / f"{name}{STATE}"
 
 
 class Resumable:

@@ -33,6 +33,7 @@ from medinv.training.images import Examples, ImageSampler, Sampler, batches, gen
 from medinv.training.patches import PatchSampler
 from medinv.training.prompts import PromptSampler, load_encoder
 
+STATE, HISTORY = "state.pt", "history.jsonl"  # files of a run's folder
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -121,7 +122,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.state_file = folder / "state.pt"
+        self.state_file = folder / STATE
         self.sampler = build_sampler(config)
         self.prior = build_prior(config, self.sampler)
         self.fabric = Fabric(accelerator="auto", devices=1)
@@ -233,5 +234,5 @@ def _errors(losses: dict[str, float], sigma_data: float) -> dict[float, float]:
 
 
 def _record(folder: Path, row: dict[str, Any]) -> None:
-    with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
+    with (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

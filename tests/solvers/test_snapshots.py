@@ -130,7 +130,7 @@ def test_snapshots_of_another_run_and_damaged_ones_are_refused(tmp_path):
     snapshots.save("loop", {"step": 1})
     with pytest.raises(CheckpointError, match="a snapshot of another run: the recipe, the input"):
         Snapshots(tmp_path / "run", "b").load("loop")
-    path = tmp_path / "run" / "loop.pt"
+    path = tmp_path / "run" / "loop.snapshot"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(CheckpointError, match="cannot be read .* start anew without --resume"):
         snapshots.load("loop")
