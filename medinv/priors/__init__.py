@@ -1,7 +1,8 @@
 """Diffusion priors: denoisers in the VE coordinate."""
 
 from medinv.priors.base import IntensityScale, Prior
-from medinv.priors.checkpoint import PriorCard, load_prior, prior_names, read_card, save_prior
+from medinv.priors.card import PriorCard
+from medinv.priors.checkpoint import load_prior, prior_names, read_card, save_prior
 from medinv.priors.context import ContextPrior, conditioned
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.foreign.convert import import_prior

@@ -8,91 +8,22 @@ hold code. The shipped priors lie in ``medinv/priors/weights``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
-from medinv.priors.adapters import EDM, AdaptedNetwork, Parametrization
-from medinv.priors.base import IntensityScale, Prior
+from medinv.priors.base import Prior
+from medinv.priors.card import PatchTiling, PriorCard, UNetLayout, build_network, parse_card
 from medinv.priors.edm import NetworkPrior
-from medinv.priors.foreign import ForeignLayout
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchNetwork, PatchPrior
-
-
-class UNetLayout(BaseModel):
-    """Arguments of `medinv.priors.networks.UNet`.
-
-    Example:
-        >>> UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16).kind
-        'unet'
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["unet"] = "unet"
-    channels: int = Field(ge=1, le=2)
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    embedding: int
-    context: int = Field(0, ge=0)
-    extra_channels: int = Field(0, ge=0)
-
-
-class PatchTiling(BaseModel):
-    """Arguments of `medinv.priors.PatchPrior`, for a network that takes positions.
-
-    Example:
-        >>> PatchTiling(patch=56, side=304).patch
-        56
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    patch: int = Field(ge=1, description="side of the patches that tile an image")
-    side: int = Field(ge=1, description="pixels that the positions' range -1 to 1 spans")
-
-
-class PriorCard(BaseModel):
-    """The JSON file: all that is known of a prior but its weights.
-
-    Example:
-        >>> layout = UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16)
-        >>> PriorCard(description="boxes", network=layout, complex_images=False, sigma_data=0.5,
-        ...           scale=IntensityScale(value=0.02)).training
-        {}
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[1] = 1
-    description: str
-    network: Annotated[UNetLayout | ForeignLayout, Field(discriminator="kind")]
-    parametrization: Parametrization | None = Field(
-        None, description="what a published network predicts; EDM's with sigma_data if None"
-    )
-    complex_images: bool
-    sigma_data: float = Field(gt=0)
-    scale: IntensityScale
-    text_encoder: str | None = Field(
-        None, description="what makes the network's context of prompts (minilm, clip)"
-    )
-    patch: PatchTiling | None = Field(
-        None, description="how images are tiled, for a network of patches"
-    )
-    error_by_sigma: dict[float, float] = Field(
-        default_factory=dict,
-        description="mean squared error of D by noise level, on held-out images",
-    )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="data sets with licences, recipe hash, updates, seconds"
-    )
 
 
 def _paths(name: str | Path) -> tuple[Path, Path]:
@@ -133,11 +64,7 @@ def read_card(name: str | Path) -> PriorCard:
         >>> all(read_card(name).sigma_data > 0 for name in prior_names())
         True
     """
-    path = _paths(name)[1]
-    try:
-        return PriorCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path.name}: not the description of a prior: {error}") from error
+    return parse_card(_paths(name)[1])
 
 
 def load_prior(name: str | Path) -> Prior:
@@ -146,7 +73,8 @@ def load_prior(name: str | Path) -> Prior:
     It is a `NetworkPrior`, or a `PatchPrior` around one where the card has a ``patch``.
 
     Raises:
-        CheckpointError: no such prior, or weights and description do not belong together.
+        CheckpointError: no such prior, weights and description do not belong together, or the
+            weights are not finite.
 
     Example:
         >>> load_prior("boxes")  # doctest: +ELLIPSIS
@@ -157,13 +85,15 @@ def load_prior(name: str | Path) -> Prior:
     card = read_card(name)
     try:
         tensors = {key: value.float() for key, value in load_file(weights).items()}
-        network = build_network(card, tensors.get("empty_context"))
+        network = build_network(card, tensors.get("empty_context"),
+                                stored_bytes=weights.stat().st_size)
         network.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{weights.name}: the weights are broken or of another network than its .json says: "
             f"{error}"
         ) from error
+    _check_finite(weights, tensors)
     prior = NetworkPrior(network, card.sigma_data, complex_images=card.complex_images,
                          scale=card.scale, error_by_sigma=card.error_by_sigma,
                          text_encoder=card.text_encoder)
@@ -171,29 +101,6 @@ def load_prior(name: str | Path) -> Prior:
     if card.patch is None:
         return prior
     return PatchPrior.from_network(prior, card.patch.patch, card.patch.side)
-
-
-def build_network(card: PriorCard, empty_context: Tensor | None = None) -> nn.Module:
-    """The network that a card describes, with random weights.
-
-    Args:
-        card: the description.
-        empty_context: tokens of the empty prompt, for a published network that takes prompts.
-
-    Example:
-        >>> layout = UNetLayout(channels=1, widths=(16, 32), blocks=(1, 1), embedding=16)
-        >>> card = PriorCard(description="boxes", network=layout, complex_images=False,
-        ...                  sigma_data=0.5, scale=IntensityScale(value=0.02))
-        >>> type(build_network(card)).__name__
-        'UNet'
-    """
-    layout = card.network
-    if isinstance(layout, UNetLayout):
-        return UNet(**layout.model_dump(exclude={"kind"}))
-    return AdaptedNetwork(
-        layout.build(), card.parametrization or EDM(sigma_data=card.sigma_data), card.sigma_data,
-        channels=2 if card.complex_images else 1, stride=layout.stride,
-        context_size=layout.context_size, empty_context=empty_context)
 
 
 def save_prior(path: str | Path, prior: Prior, description: str,
@@ -243,20 +150,31 @@ def write_checkpoint(path: Path, card: PriorCard, tensors: Mapping[str, Tensor])
     """Write the weights and, beside them, the card.
 
     Raises:
+        CheckpointError: weights that are not finite, in the precision that they are written in.
         OutputError: a file could not be written.
 
     Example:
+        >>> from medinv.priors import IntensityScale
         >>> layout = UNetLayout(channels=1, widths=(16,), blocks=(1,), embedding=16)
         >>> card = PriorCard(description="boxes", network=layout, complex_images=False,
         ...                  sigma_data=0.5, scale=IntensityScale(value=0.02))
         >>> write_checkpoint(Path("boxes.safetensors"), card,
         ...                  build_network(card).state_dict())  # doctest: +SKIP
     """
+    _check_finite(path, tensors)
     with replacing(path) as partial:
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
         partial.chmod(0o644)  # it is written for its owner alone
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(f"{path.name}: expected finite weights, got NaN or infinity in "
+                              f"{len(bad)} of {len(tensors)} tensors, the first {bad[0]}; the "
+                              "training went astray or the file is damaged")
 
 
 def _untiled(prior: Prior) -> tuple[Prior, PatchTiling | None]:

@@ -51,3 +51,21 @@ def geometric_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Float[Te
     karras_sigmas(steps, sigma_min, sigma_max)  # checks them
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     return torch.cat([sigma_max * (sigma_min / sigma_max) ** ramp, ramp.new_zeros(1)])
+
+
+def geometric_start(steps: int, sigma_min: float, published: float) -> float:
+    """Where geometric levels start, if few of them cannot reach as far as published.
+
+    Neighbouring levels then differ by a fifth, but none starts below 1, the size of an image in
+    prior units: coarser levels leave more noise in the image than there was to begin with.
+
+    Args:
+        steps: number of levels above 0.
+        sigma_min: the lowest.
+        published: the highest, where steps suffice.
+
+    Example:
+        >>> [round(geometric_start(n, 0.01, 378.0), 1) for n in (10, 30, 100)]
+        [1.0, 2.0, 378.0]
+    """
+    return min(published, max(1.0, sigma_min * 1.2 ** min(steps - 1, 1000)))

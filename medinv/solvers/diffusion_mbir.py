@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
-from medinv.priors.schedule import geometric_sigmas
+from medinv.priors.schedule import geometric_sigmas, geometric_start
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
 from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.coupling import SplitTV
@@ -48,7 +48,8 @@ class DiffusionMBIR:
         axes: axes of the total variation: along z, or ``(-3, -2, -1)``.
         periodic: whether the total variation wraps around.
         snr: signal-to-noise ratio of the Langevin corrector, r in the paper.
-        sigma_max: highest noise level, in prior units.
+        sigma_max: highest noise level, in prior units; None for the published 378, or less where
+            there are fewer than about 60 steps (`geometric_start`).
         sigma_min: lowest noise level.
 
     Example:
@@ -72,11 +73,11 @@ class DiffusionMBIR:
     axes: tuple[int, ...] = (-3,)
     periodic: bool = False
     snr: float = 0.16
-    sigma_max: float = 378.0
+    sigma_max: float | None = None
     sigma_min: float = 0.01
 
     def __post_init__(self) -> None:
-        geometric_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
+        self.levels()  # checks them
         for name in ("sweeps", "cg_iter"):
             value = getattr(self, name)
             require(value >= 1, f"DiffusionMBIR: {name}", "at least 1", value)
@@ -111,7 +112,7 @@ class DiffusionMBIR:
                              f"{tuple(Ahy.shape)}; use DDS for one image")
         A = A.normalized()
 
-        levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = self.levels()
         x_t: Tensor = levels[0] * gaussian_like(Ahy, rng)
         tv = self._split()
         loop = Resumable(snapshots, rng, tv)
@@ -131,6 +132,13 @@ class DiffusionMBIR:
                 x_t = tv.sweep(x_t, Ahy.clone(), A.normal, self.cg_iter)
             loop.offer(i + 1, x_t)
         return x_t * scale
+
+    def levels(self) -> list[float]:
+        """Noise levels, from the highest to 0."""
+        start = self.sigma_max
+        if start is None:
+            start = geometric_start(self.steps, self.sigma_min, 378.0)
+        return geometric_sigmas(self.steps, self.sigma_min, start).tolist()
 
     def _split(self) -> SplitTV:
         return SplitTV(self.z_weight, self.rho, self.axes, periodic=self.periodic)

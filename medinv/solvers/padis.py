@@ -31,7 +31,8 @@ class PaDIS:
     noise; here the start is noise, as in the paper.
 
     Args:
-        steps: noise levels.
+        steps: noise levels. Each moves the image towards the measurement by ``zeta``, so few of
+            them don't reach it: with 20, a CT from 20 views scored less than FBP.
         inner_steps: Langevin steps at each; the network is called ``steps inner_steps`` times.
         zeta: step along the data gradient, with ``||A|| = 1``, in prior units.
         step: ``alpha / sigma^2``.

@@ -14,7 +14,7 @@ from medinv.guidance import denoise_with_residual_gradient
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
 from medinv.priors.product import ProductPrior
-from medinv.priors.schedule import geometric_sigmas
+from medinv.priors.schedule import geometric_sigmas, geometric_start
 from medinv.samplers import gaussian_like, langevin, reverse_diffusion
 from medinv.solvers.base import OnStep, require, scales
 from medinv.solvers.snapshots import Resumable, Snapshots
@@ -38,12 +38,14 @@ class TPDM:
     splits cubes only; here the noise stays, norms are of an item, and any volume goes.
 
     Args:
-        steps: noise levels; the network is called ``2 steps`` times.
+        steps: noise levels; the network is called ``2 steps`` times. Each moves the image towards
+            the measurement by ``zeta``, so few of them don't reach it.
         K: the auxiliary prior has one turn in K: every K-th for a whole number, else at random
             with probability ``1 / K``.
         zeta: step along the data gradient, in prior units.
         snr: signal-to-noise ratio of the Langevin corrector.
-        sigma_max: highest noise level, in prior units.
+        sigma_max: highest noise level, in prior units; None for the published 378, or less where
+            there are fewer than about 60 steps (`geometric_start`).
         sigma_min: lowest noise level.
 
     Example:
@@ -60,11 +62,11 @@ class TPDM:
     K: float = 2
     zeta: float = 1.0
     snr: float = 0.16
-    sigma_max: float = 378.0
+    sigma_max: float | None = None
     sigma_min: float = 0.01
 
     def __post_init__(self) -> None:
-        geometric_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
+        self.levels()  # checks them
         require(self.K > 1, "TPDM: K", "a number above 1", self.K)
         for name in ("zeta", "snr"):
             value = getattr(self, name)
@@ -91,7 +93,7 @@ class TPDM:
         scale, norm = scales(y, A, prior)
         y, A = y / (scale * norm), A.normalized()
 
-        levels = geometric_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
+        levels = self.levels()
         x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
         zeta = self.zeta * math.sqrt(_slices_per_item(x_t, A))
         loop = Resumable(snapshots, rng)
@@ -106,6 +108,13 @@ class TPDM:
                 on_step(i, scale * D)
             loop.offer(i + 1, x_t)
         return x_t * scale
+
+    def levels(self) -> list[float]:
+        """Noise levels, from the highest to 0."""
+        start = self.sigma_max
+        if start is None:
+            start = geometric_start(self.steps, self.sigma_min, 378.0)
+        return geometric_sigmas(self.steps, self.sigma_min, start).tolist()
 
     def is_auxiliary(self, i: int, rng: Generator | None) -> bool:
         """Whether level ``i`` is the auxiliary prior's turn."""

@@ -2,9 +2,11 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
@@ -12,6 +14,7 @@ from medinv.priors import (
     GaussianPrior,
     IntensityScale,
     NetworkPrior,
+    PriorCard,
     ProductPrior,
     SlicePrior,
     UNet,
@@ -19,6 +22,7 @@ from medinv.priors import (
     load_prior,
     save_prior,
 )
+from medinv.priors.card import build_network
 from medinv.resources import TensorCount
 
 
@@ -149,6 +153,78 @@ def test_checkpoint_errors(tmp_path):
     path.with_suffix(".json").write_text("{")
     with pytest.raises(CheckpointError, match="not the description"):
         load_prior(path)
+
+
+def changed_network(**fields):
+    return lambda card: card | {"network": card["network"] | fields}
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (changed_network(widths=[]), "widths"),
+    (changed_network(widths=[0, 16]), "widths"),
+    (changed_network(widths=[16, 17]), "multiple of 16"),
+    (changed_network(widths=[16]), "blocks: expected one number for each of 1 widths"),
+    (changed_network(widths=[16] * 40, blocks=[1] * 40), "widths"),
+    (changed_network(blocks=[1, 1_000_000]), "less than or equal to 64"),
+    (changed_network(embedding=0), "embedding"),
+    (changed_network(embedding=10**12), "embedding"),
+    (changed_network(widths=[8192, 16384], blocks=[64, 64]), "numbers, but the file"),
+    (changed_network(context=-1), "context"),
+    (lambda card: card | {"sigma_data": math.inf}, "sigma_data"),
+    (lambda card: card | {"sigma_data": math.nan}, "sigma_data"),
+    (lambda card: card | {"scale": {"value": -1.0}}, "positive value"),
+    (lambda card: card | {"error_by_sigma": {"0": 1.0}}, "error_by_sigma"),
+    (lambda card: card | {"error_by_sigma": {"0.1": -1.0}}, "error_by_sigma"),
+    (lambda card: card | {"patch": {"patch": 10**12, "side": 8}}, "patch"),
+    (lambda _: DEEP, "not the description of a prior"),
+    (lambda _: b"\xff\xfe{}", "UTF-8"),
+    (lambda _: '{"sigma_data": ' + "9" * 5000 + "}", "not the description of a prior"),
+    (lambda _: '{"format": ' + "9" * 50 + "}", "an integer below"),
+    (lambda _: " " * 2**21, "at most 1 MiB"),
+    (lambda _: "[1, 2]", "not the description of a prior"),
+], ids=lambda item: item[:20] if isinstance(item, str) else "")
+def test_a_damaged_card_is_refused_quickly(change, message, tmp_path):
+    path = tmp_path / "p.safetensors"
+    save_prior(path, tiny_prior(complex_images=False), "a test")
+    card = path.with_suffix(".json")
+    content = change(json.loads(card.read_text()))
+    if isinstance(content, dict):
+        content = json.dumps(content)
+    card.write_bytes(content if isinstance(content, bytes) else content.encode())
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_prior(path)
+    assert time.monotonic() - start < 10
+    assert len(str(error.value)) < 1000
+
+
+def test_published_layouts_without_sense_are_refused():
+    for fields in ({"kind": "unet2d", "norm_num_groups": 9},
+                   {"kind": "monai", "channels": [8, 8], "norm_num_groups": 3},
+                   {"kind": "adm", "image_size": 64, "num_channels": 32,
+                    "attention_resolutions": [0]}):
+        card = PriorCard(description="", network=fields, complex_images=False, sigma_data=0.5,
+                         scale=IntensityScale())
+        with pytest.raises(CheckpointError, match=fields["kind"]):
+            build_network(card)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    path, prior = tmp_path / "p.safetensors", tiny_prior(complex_images=False)
+    save_prior(path, prior, "a test")
+    tensors = load_file(path)
+    tensors["stem.bias"][0] = value
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="finite weights, got NaN or infinity in 1 of"):
+        load_prior(path)
+    prior.network.stem.bias.data[0] = 1e5  # more than half precision holds
+    with pytest.raises(CheckpointError, match=r"stem\.bias"):
+        save_prior(tmp_path / "q.safetensors", prior, "a test")
+    assert not (tmp_path / "q.safetensors").exists()
 
 
 def test_a_prior_of_another_domain_is_refused():

@@ -5,7 +5,7 @@ import torch
 
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.guidance import denoise_with_residual_gradient
-from medinv.priors import GaussianPrior, ProductPrior, SlicePrior, geometric_sigmas
+from medinv.priors import GaussianPrior, ProductPrior, SlicePrior
 from medinv.solvers import TPDM, DiffusionMBIR
 from tests.solvers.matrix_operator import MatrixOperator, random_image, random_operator
 
@@ -47,6 +47,28 @@ def test_mbir_solves_what_is_measured(dtype):
     torch.testing.assert_close(x, volume, rtol=0, atol=1e-5)
 
 
+def unmeasured_variance(levels, p, snr=0.16):
+    """Of what nothing is measured of, with a white prior of variance ``p``."""
+    variance = levels[0] ** 2
+    for sigma, following in zip(levels[:-2], levels[1:-1], strict=True):
+        removed = 1 - (following / sigma) ** 2
+        gain = 1 - removed * sigma**2 / (p + sigma**2)
+        variance = gain**2 * variance + removed * sigma**2
+        eps = 2 * snr**2 * (p + following**2) ** 2 / variance
+        variance = (1 - eps / (p + following**2)) ** 2 * variance + 2 * eps
+    return variance * (p / (p + levels[-2] ** 2)) ** 2
+
+
+@pytest.mark.parametrize("solver", [DiffusionMBIR, TPDM])
+def test_few_levels_start_where_they_can_follow(solver):
+    """From the published 378, 10 levels leave 3.7 times the prior's variance, and 30 1.18."""
+    assert unmeasured_variance(solver(steps=10, sigma_max=378.0).levels(), 0.5) > 3.5 * 0.5
+    for steps, most in ((10, 1.1), (30, 1.05), (60, 1.05), (2000, 1.03)):
+        assert unmeasured_variance(solver(steps=steps).levels(), 0.5) < most * 0.5
+    assert solver(steps=2000).levels()[0] == 378.0
+    assert solver(steps=10, sigma_max=20.0).levels()[0] == pytest.approx(20.0)
+
+
 def test_mbir_unmeasured_directions_follow_the_law_of_predictor_and_corrector():
     steps, snr, p = 60, 0.16, 0.5
     solver = DiffusionMBIR(steps=steps, snr=snr, sigma_max=20.0, sigma_min=0.02)
@@ -62,15 +84,7 @@ def test_mbir_unmeasured_directions_follow_the_law_of_predictor_and_corrector():
 
     y = torch.zeros(20, 1, 1, dtype=DOUBLE)  # volumes of one slice: nothing to couple
     x = solver(y, nothing_measured(shape), White(), rng=seeded())
-    levels = geometric_sigmas(steps, 0.02, 20.0).tolist()
-    variance = levels[0] ** 2
-    for sigma, following in zip(levels[:-2], levels[1:-1], strict=True):
-        removed = 1 - (following / sigma) ** 2
-        gain = 1 - removed * sigma**2 / (p + sigma**2)
-        variance = gain**2 * variance + removed * sigma**2
-        eps = 2 * snr**2 * (p + following**2) ** 2 / variance
-        variance = (1 - eps / (p + following**2)) ** 2 * variance + 2 * eps
-    variance *= (p / (p + levels[-2] ** 2)) ** 2
+    variance = unmeasured_variance(solver.levels(), p, snr)
     # 40,000 pixels: 0.7 %; the norms of each step fluctuate by as much
     assert x.var().item() == pytest.approx(variance, rel=0.03)
     assert variance == pytest.approx(p, rel=0.15)  # the levels are coarse

@@ -15,7 +15,15 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from medinv.errors import CheckpointError
-from medinv.priors.foreign.parts import Layout, attend, check_divides, int_list, sinusoid
+from medinv.priors.foreign.parts import (
+    Count,
+    Layout,
+    Size,
+    attend,
+    check_divides,
+    int_list,
+    sinusoid,
+)
 
 _MULTIPLIERS = {
     512: (0.5, 1, 1, 2, 2, 4, 4), 320: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4),
@@ -38,12 +46,13 @@ class ADMLayout(Layout):
     """
 
     kind: Literal["adm"] = "adm"
-    in_channels: int = Field(3, ge=1)
-    image_size: int = Field(description="side of the training images, in pixels")
-    num_channels: int
-    num_res_blocks: int = 1
+    in_channels: Count = 3
+    image_size: Size = Field(description="side of the training images, in pixels")
+    num_channels: Size
+    num_res_blocks: Count = 1
     channel_mult: Annotated[tuple[float, ...], BeforeValidator(_multipliers)] = Field(
-        (), description="width of each level over num_channels; published for image_size if empty")
+        (), max_length=8,
+        description="width of each level over num_channels; published for image_size if empty")
     attention_resolutions: Annotated[tuple[int, ...], BeforeValidator(int_list)] = Field(
         (16,), description="sides of the levels that have attention, in pixels")
     num_heads: int = 1

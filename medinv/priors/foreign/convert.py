@@ -13,7 +13,8 @@ from medinv.errors import CheckpointError
 from medinv.plain_yaml import load_yaml
 from medinv.priors.adapters import VP, AdaptedNetwork
 from medinv.priors.base import IntensityScale
-from medinv.priors.checkpoint import PriorCard, build_network, write_checkpoint
+from medinv.priors.card import PriorCard, build_network
+from medinv.priors.checkpoint import write_checkpoint
 from medinv.priors.foreign.published import published_card
 from medinv.priors.foreign.reading import find_weights, read_weights
 

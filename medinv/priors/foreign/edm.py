@@ -17,7 +17,16 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from medinv.priors.foreign.parts import Layout, attend, fir, int_list, resample, sinusoid
+from medinv.priors.foreign.parts import (
+    Count,
+    Layout,
+    Size,
+    attend,
+    fir,
+    int_list,
+    resample,
+    sinusoid,
+)
 
 _TRAINING_ONLY = frozenset({"model_type", "class_name", "dropout", "label_dropout", "use_fp16",
                             "label_dim", "hash_channels", "four_channels"})
@@ -32,20 +41,21 @@ class SongLayout(Layout):
     """
 
     kind: Literal["song-unet"] = "song-unet"
-    img_resolution: int = Field(description="side of the training images, in pixels")
-    in_channels: int = 1
-    out_channels: int = 1
-    model_channels: int = Field(128, multiple_of=4)
-    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
-    channel_mult_emb: int = 4
-    num_blocks: int = 4
+    img_resolution: Size = Field(description="side of the training images, in pixels")
+    in_channels: Count = 1
+    out_channels: Count = 1
+    model_channels: Size = Field(128, multiple_of=4)
+    channel_mult: tuple[Count, ...] = Field((1, 2, 2, 2), min_length=1, max_length=8)
+    channel_mult_emb: Count = 4
+    num_blocks: Count = 4
     attn_resolutions: Annotated[tuple[int, ...], BeforeValidator(int_list)] = (16,)
     embedding_type: Literal["positional", "fourier"] = "positional"
-    channel_mult_noise: int = 1
+    channel_mult_noise: Count = 1
     encoder_type: Literal["standard", "residual"] = "standard"
     decoder_type: Literal["standard"] = "standard"
-    resample_filter: tuple[int, ...] = (1, 1)
-    augment_dim: int = Field(0, description="size of the augmentation labels, which are zero here")
+    resample_filter: tuple[int, ...] = Field((1, 1), min_length=1, max_length=16)
+    augment_dim: int = Field(0, ge=0, le=1024, description="size of the augmentation labels, "
+                             "which are zero here")
 
     @classmethod
     def training_only(cls) -> frozenset[str]:
@@ -71,15 +81,16 @@ class DhariwalLayout(Layout):
     """
 
     kind: Literal["dhariwal-unet"] = "dhariwal-unet"
-    img_resolution: int = Field(description="side of the training images, in pixels")
-    in_channels: int = 1
-    out_channels: int = 1
-    model_channels: int = Field(192, multiple_of=64)
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    channel_mult_emb: int = 4
-    num_blocks: int = 3
+    img_resolution: Size = Field(description="side of the training images, in pixels")
+    in_channels: Count = 1
+    out_channels: Count = 1
+    model_channels: Size = Field(192, multiple_of=64)
+    channel_mult: tuple[Count, ...] = Field((1, 2, 3, 4), min_length=1, max_length=8)
+    channel_mult_emb: Count = 4
+    num_blocks: Count = 3
     attn_resolutions: Annotated[tuple[int, ...], BeforeValidator(int_list)] = (32, 16, 8)
-    augment_dim: int = Field(0, description="size of the augmentation labels, which are zero here")
+    augment_dim: int = Field(0, ge=0, le=1024, description="size of the augmentation labels, "
+                             "which are zero here")
 
     @classmethod
     def training_only(cls) -> frozenset[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from medinv.priors.foreign.parts import Layout
+from medinv.priors.foreign.parts import Count, Layout, Size
 
 
 class MonaiLayout(Layout):
@@ -26,18 +26,18 @@ class MonaiLayout(Layout):
 
     kind: Literal["monai"] = "monai"
     spatial_dims: Literal[2] = 2
-    in_channels: int = 1
-    out_channels: int = 1
-    num_res_blocks: int | tuple[int, ...] = (2, 2, 2, 2)
-    channels: tuple[int, ...] = (32, 64, 64, 64)
+    in_channels: Count = 1
+    out_channels: Count = 1
+    num_res_blocks: Count | tuple[Count, ...] = (2, 2, 2, 2)
+    channels: tuple[Size, ...] = Field((32, 64, 64, 64), min_length=1, max_length=8)
     attention_levels: tuple[bool, ...] = (False, False, True, True)
-    norm_num_groups: int = 32
+    norm_num_groups: Size = 32
     norm_eps: float = 1e-6
     resblock_updown: bool = False
-    num_head_channels: int | tuple[int, ...] = 8
+    num_head_channels: Size | tuple[int, ...] = 8
     with_conditioning: bool = False
-    transformer_num_layers: int = 1
-    cross_attention_dim: int | None = Field(None, description="size of a token of the context")
+    transformer_num_layers: Count = 1
+    cross_attention_dim: Size | None = Field(None, description="size of a token of the context")
     include_fc: bool = True
     use_combined_linear: bool = False
 

@@ -16,7 +16,16 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from medinv.priors.foreign.parts import Layout, attend, fir, int_list, resample, sinusoid
+from medinv.priors.foreign.parts import (
+    Count,
+    Layout,
+    Size,
+    attend,
+    fir,
+    int_list,
+    resample,
+    sinusoid,
+)
 
 
 class NCSNppLayout(Layout):
@@ -28,15 +37,15 @@ class NCSNppLayout(Layout):
     """
 
     kind: Literal["ncsnpp"] = "ncsnpp"
-    num_channels: int = Field(1, ge=1)
-    image_size: int = Field(description="side of the training images, in pixels")
-    nf: int = Field(128, description="channels of the finest level", multiple_of=4)
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 4
+    num_channels: Count = 1
+    image_size: Size = Field(description="side of the training images, in pixels")
+    nf: Size = Field(128, description="channels of the finest level", multiple_of=4)
+    ch_mult: tuple[Count, ...] = Field((1, 2, 2, 2), min_length=1, max_length=8)
+    num_res_blocks: Count = 4
     attn_resolutions: Annotated[tuple[int, ...], BeforeValidator(int_list)] = Field(
         (16,), description="sides of the levels that have attention, in pixels")
     fir: bool = True
-    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
+    fir_kernel: tuple[int, ...] = Field((1, 3, 3, 1), min_length=1, max_length=16)
     skip_rescale: bool = True
     progressive_input: Literal["none", "residual"] = "residual"
     progressive: Literal["none"] = "none"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from medinv.errors import CheckpointError
+
+Count = Annotated[int, Field(ge=1, le=64)]
+"""Blocks of a level, layers of a block."""
+Size = Annotated[int, Field(ge=1, le=16384)]
+"""Channels of a tensor, pixels of an image's side."""
 
 
 class Layout(BaseModel):

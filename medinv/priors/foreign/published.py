@@ -9,7 +9,7 @@ from __future__ import annotations
 from medinv.errors import InputError
 from medinv.priors.adapters import EDM, VE, VP
 from medinv.priors.base import IntensityScale
-from medinv.priors.checkpoint import PatchTiling, PriorCard
+from medinv.priors.card import PatchTiling, PriorCard
 from medinv.priors.foreign import (
     ADMLayout,
     DhariwalLayout,

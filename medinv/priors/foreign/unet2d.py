@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from medinv.priors.foreign.parts import Layout, attend, sinusoid
+from medinv.priors.foreign.parts import Count, Layout, Size, attend, sinusoid
 
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention layers in state dicts from before diffusers 0.17, and today's."""
@@ -29,11 +29,11 @@ class DiffusersLayout(Layout):
         False
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
+    in_channels: Count = 3
+    out_channels: Count = 3
+    block_out_channels: tuple[Size, ...] = Field((224, 448, 672, 896), min_length=1, max_length=8)
+    layers_per_block: Count = 2
+    norm_num_groups: Size = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
@@ -73,7 +73,7 @@ class UNet2DLayout(DiffusersLayout):
     """
 
     kind: Literal["unet2d"] = "unet2d"
-    attention_head_dim: int | None = 8
+    attention_head_dim: Size | None = 8
     down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...] = (
         "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     up_block_types: tuple[Literal["UpBlock2D", "AttnUpBlock2D"], ...] = (

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medinv.errors import ShapeError
-from medinv.priors.foreign.parts import attend, sinusoid
+from medinv.priors.foreign.parts import Count, Size, attend, sinusoid
 from medinv.priors.foreign.unet2d import (
     DiffusersLayout,
     Level,
@@ -36,13 +36,13 @@ class UNet2DConditionLayout(DiffusersLayout):
     """
 
     kind: Literal["unet2d-condition"] = "unet2d-condition"
-    block_out_channels: tuple[int, ...] = (192, 384, 576, 768)
-    layers_per_block: int = 3
+    block_out_channels: tuple[Size, ...] = Field((192, 384, 576, 768), min_length=1, max_length=8)
+    layers_per_block: Count = 3
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "scale_shift"
-    attention_head_dim: int = 64
-    cross_attention_dim: int = 768
-    encoder_hid_dim: int = Field(768, description="size of a token of the prompt")
-    addition_embed_type_num_heads: int = 64
+    attention_head_dim: Size = 64
+    cross_attention_dim: Size = 768
+    encoder_hid_dim: Size = Field(768, description="size of a token of the prompt")
+    addition_embed_type_num_heads: Size = 64
     down_block_types: tuple[
         Literal["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"], ...
     ] = ("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * 3
