@@ -2,8 +2,9 @@
 
 Each attribute is removed, emptied, replaced by a dummy or kept as the profile's table says; where
 the table leaves a choice to the kind of image, the one that conforms for every kind is taken.
-Stricter than the table: free text, dates and persons' names that it does not list go too, and so
-do attributes that DICOM does not define. UIDs and patients get new names that depend on a salt,
+Stricter than the table: text, dates and bytes that it does not list go too, unless they are known
+to be technical (`medinv.data.dicom.unlisted`), and so do attributes that DICOM does not define, or
+that hold text where it defines none. UIDs and patients get new names that depend on a salt,
 the same ones throughout a run. Pixels are copied bit for bit, compressed or not.
 """
 
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medinv.data.atomic import check_new_folder, replacing_folder, write_json
+from medinv.data.dicom.burned_in import suspicion
 from medinv.data.dicom.confidentiality import EDITION, PROFILE
 from medinv.data.dicom.files import PathOrPaths, find_files, quiet, refusing
 from medinv.data.dicom.header import Header, words
 from medinv.data.dicom.series import list_series
+from medinv.data.dicom.unlisted import is_kept
 from medinv.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,17 +35,11 @@ if TYPE_CHECKING:
     from pydicom.uid import UID
 
 _CODES = {keyword: code for code, listed in PROFILE.items() for keyword in listed.split()}
-_FREE = {"PN", "DA", "DT", "TM", "ST", "LT", "UT", "UC", "UR"}  # value representations
-_CODED = {"LongCodeValue", "URNCodeValue"}  # free text by their type, but parts of a code
 _REGISTERED = "1.2.840.10008."  # UIDs of the standard itself
 _GRAPHICS = (range(0x5000, 0x5100), range(0x6000, 0x6100))  # groups of curves and overlays
-_OVERLAY_BIT = 0x0102
 _DUMMIES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000", "AS": "000Y", "DS": "0",
             "IS": "0", "OB": b"\0\0", "UN": b"\0\0"}
 _DUMMY = "REMOVED"
-_OFTEN_BURNED_IN = (  # secondary captures, ultrasound: text in the image unless it says no
-    "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.6", "1.2.840.10008.5.1.4.1.1.3",
-)
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,8 @@ def deidentify(
     all. Patient's name and ID become ``ANON-`` and ten letters; images of one patient, study or
     frame of reference stay together.
 
-    What remains: numbers, codes and short texts that the profile keeps (scanner, sequence), text
-    in the comments of a JPEG stream, and faces. Look at what you publish.
+    What remains: numbers, codes and technical terms (scanner, sequence, kernel), text in the
+    comments of a JPEG stream, and faces. Look at what you publish.
 
     Args:
         source: folder, zip, DICOMDIR, file, or list of files. Files without an image (reports,
@@ -92,7 +89,7 @@ def deidentify(
         folder: new or empty.
         salt: a secret text; the same one gives the same new UIDs and patients. Random if None,
             and then nobody can find the way back.
-        allow_burned_in: copy images that have text in their pixels, or may have.
+        allow_burned_in: copy images whose pixels have, or may have, text or a recognisable face.
 
     Raises:
         DataError: nothing to read, a damaged file, or text burned into an image.
@@ -130,25 +127,11 @@ def _read(header: Header, allow_burned_in: bool) -> Dataset:
 
     with header.file.open() as stream, refusing(header.name, "it cannot be read"):
         dataset = pydicom.dcmread(stream, force=True)
-        burned_in = _burned_in(dataset)
+        burned_in = suspicion(dataset)
     if burned_in and not allow_burned_in:
         raise DataError(f"{header.name}: {burned_in}; look at it, then leave it out or allow it "
                         "(allow_burned_in, --allow-burned-in)")
     return dataset
-
-
-def _burned_in(dataset: Dataset) -> str | None:
-    """Why the pixels may name the patient; None where nothing says so."""
-    flag = "".join(words(dataset, "BurnedInAnnotation")).upper()
-    if flag == "YES":
-        return "its header says that text is burned into the image (BurnedInAnnotation YES)"
-    if flag != "NO" and "".join(words(dataset, "SOPClassUID")).startswith(_OFTEN_BURNED_IN):
-        return ("a screen capture or ultrasound image, which often has the patient's name burned "
-                "in, and its header does not deny it")
-    for tag in dataset.keys():  # noqa: SIM118  (its items are decoded, its keys are not)
-        if tag.group in _GRAPHICS[1] and tag.element == _OVERLAY_BIT and dataset[tag].value:
-            return "an overlay is kept in the unused bits of the pixels"
-    return None
 
 
 class Profile:
@@ -199,7 +182,8 @@ class Profile:
     def _clean(self, dataset: Dataset, pseudonym: str) -> None:
         for tag in list(dataset.keys()):
             keyword, action = _action(tag)
-            if action == "K" and dataset[tag].VR == "UN":
+            kind = dataset[tag].VR
+            if action == "K" and (kind == "UN" or not is_kept(keyword, kind)):
                 keyword, action = "undefined", "X"
             if action != "K":
                 names = {"X": "removed", "Z": "emptied", "D": "dummy", "U": "new UID"}
@@ -241,11 +225,11 @@ def _action(tag: BaseTag) -> tuple[str, str]:
     kind, code = dictionary_VR(tag), _CODES.get(keyword)
     if kind == "SQ" and code is not None:
         return keyword, "K" if "U" in code else "Z" if "Z" in code else "X"
+    if kind == "UI" and (code or "D")[-1] == "D":  # a UID's only dummy is another UID
+        return keyword, "U"
     if code is not None:
         return keyword, code[-1]
-    if kind == "UI":
-        return keyword, "U"
-    return keyword, "X" if kind in _FREE and keyword not in _CODED else "K"
+    return keyword, "K" if is_kept(keyword, kind) else "X"
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:

@@ -21,6 +21,7 @@ from pydicom.uid import (
 from medinv.data import read_dicom
 from medinv.data.dicom.confidentiality import PROFILE
 from medinv.data.dicom.deidentify import deidentify
+from medinv.data.dicom.unlisted import _KEPT
 from medinv.errors import DataError, OutputError
 from tests.data.dicom.dicom_phantom import Grid, image, item, rotated, save, slices
 
@@ -32,8 +33,9 @@ BY_VR = {
     "UI": "1.2.826.0.1.3680043.10.999.5", "AS": "077Y", "DS": "774411", "IS": "774411",
     "OB": b"MARKERBYTES!", "UN": b"MARKERBYTES!",
 }
-FREE = ("PN", "DA", "DT", "TM", "ST", "LT", "UT", "UC", "UR", "UI")
-NEEDED = {"SOPClassUID", "TransferSyntaxUID", "LongCodeValue", "URNCodeValue",
+FREE = ("PN", "DA", "DT", "TM", "ST", "LT", "UT", "UC", "UR", "UI", "LO", "SH", "AE", "AS", "OB",
+        "UN")
+NEEDED = {"SOPClassUID", "TransferSyntaxUID", *_KEPT,
           "PixelDataProviderURL"}  # the last one replaces the pixels
 
 
@@ -97,6 +99,62 @@ def test_no_marker_survives_and_no_pixel_changes(tmp_path, syntax):
     after = read_all(tmp_path / "out")
     assert {dataset.InstanceNumber: dataset.PixelData for dataset in after} == before
     assert {str(dataset.file_meta.TransferSyntaxUID) for dataset in after} == {str(syntax)}
+
+
+@pytest.mark.parametrize(("keyword", "value"), [
+    ("PatientBirthDateInAlternativeCalendar", "MARKER 12 Shawwal 1351"),
+    ("PatientDeathDateInAlternativeCalendar", "MARKER 12 Shawwal 1451"),
+    ("PlacerOrderNumberImagingServiceRequestRetired", "MARKER1"),
+    ("FillerOrderNumberImagingServiceRequestRetired", "MARKER1"),
+    ("PlacerOrderNumberProcedure", "MARKER1"), ("FillerOrderNumberProcedure", "MARKER1"),
+    ("BoardingPassID", "MARKER1"), ("ItineraryID", "MARKER1"), ("SegmentLabel", "MARKER"),
+    ("EncryptedContent", b"MARKER"), ("Signature", b"MARKER"), ("HPGLDocument", b"MARKER"),
+    ("OwnerID", "MARKER"), ("BreedRegistrationNumber", "MARKER"), ("PatientSetupLabel", "MARKER"),
+    ("WorklistLabel", "MARKER"), ("ContactDisplayName", "MARKER"), ("AssignedLocation", "MARKER"),
+    ("PatientBodyMassIndex", 21.5), ("ModifiedImageID", "MARKER"),
+])
+def test_what_names_somebody_beyond_the_table_is_removed(tmp_path, keyword, value):
+    save(tmp_path / "source", slices(VOXELS, **{keyword: value},
+                                     ReferencedImageSequence=lambda z: item(**{keyword: value})))
+    deidentify(tmp_path / "source", tmp_path / "out")
+    for dataset in read_all(tmp_path / "out"):
+        assert keyword not in dataset
+        assert keyword not in dataset.ReferencedImageSequence[0]
+
+
+def test_text_where_the_standard_has_a_number_is_removed(tmp_path):
+    files = slices(VOXELS)
+    for file in files:
+        file.add_new("NumberOfAverages", "LO", "MARKER")
+        file.add_new("BodyPartExamined", "LT", "MARKER")
+    deidentify(save(tmp_path / "source", files), tmp_path / "out")
+    assert all("NumberOfAverages" not in file for file in read_all(tmp_path / "out"))
+    assert all("BodyPartExamined" not in file for file in read_all(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("keyword", sorted(
+    entry[4] for entry in DicomDictionary.values()
+    if entry[0] == "UI" and entry[4] in {"AnnotationGroupUID", "SOPInstanceUID", "TrackingUID",
+                                         "AnatomicRegionUID", "ReferencedColorPaletteInstanceUID",
+                                         "SelectorUIValue"}))
+def test_uids_stay_uids(tmp_path, keyword):
+    """Every UID, listed in any way or not, becomes another valid one: the same for the same."""
+    old = BY_VR["UI"]
+    inside = {"ReferencedImageSequence": lambda z: item(**{keyword: [old, old + "1"]})}
+    deidentify(save(tmp_path / "source", slices(VOXELS, **inside)), tmp_path / "out")
+    found = [list(file.ReferencedImageSequence[0][keyword].value)
+             for file in read_all(tmp_path / "out")]
+    assert all(uid.startswith("2.25.") and pydicom.uid.UID(uid).is_valid for uid in found[0])
+    assert len(set(found[0])) == 2
+    assert found == [found[0]] * 4
+
+
+def test_technical_terms_stay(tmp_path):
+    stay = {"SequenceName": "tse2d", "ConvolutionKernel": "B30f", "Manufacturer": "ACME",
+            "SoftwareVersions": "1.2", "ReceiveCoilName": "HEAD", "RescaleType": "HU"}
+    deidentify(save(tmp_path / "source", slices(VOXELS, **stay)), tmp_path / "out")
+    for file in read_all(tmp_path / "out"):
+        assert {keyword: str(file[keyword].value) for keyword in stay} == stay
 
 
 def test_geometry_and_what_the_profile_keeps_stay(tmp_path):
@@ -178,6 +236,12 @@ def test_report_counts_and_names_nobody(tmp_path):
     ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation YES"),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "screen capture"),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1"}, "ultrasound"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, r"report \(ImageType\)"),
+    ({"ConversionType": "WSD"}, "ConversionType"),
+    ({"SeriesDescription": "Dose Report"}, r"report \(SeriesDescription\)"),
+    ({"RecognizableVisualFeatures": "YES"}, "RecognizableVisualFeatures YES"),
+    ({"RecognizableVisualFeatures": "YES", "BurnedInAnnotation": "NO"}, "Recognizable"),
+    ({"Modality": "CT", "SamplesPerPixel": 3}, "a CT image in colour"),
 ])
 def test_text_in_the_pixels_is_refused_unless_allowed(tmp_path, tags, message):
     save(tmp_path / "source", slices(VOXELS, **tags))
@@ -186,6 +250,13 @@ def test_text_in_the_pixels_is_refused_unless_allowed(tmp_path, tags, message):
     assert not (tmp_path / "out").exists()
     deidentify(tmp_path / "source", tmp_path / "out", allow_burned_in=True)
     assert len(read_all(tmp_path / "out")) == 4
+
+
+def test_screening_and_plain_images_are_not_suspected(tmp_path):
+    save(tmp_path / "source", slices(VOXELS, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+                                     SeriesDescription="LUNG SCREENING", SamplesPerPixel=1,
+                                     RecognizableVisualFeatures="NO"))
+    assert deidentify(tmp_path / "source", tmp_path / "out").n_patients == 1
 
 
 def test_a_capture_that_denies_burned_in_text_is_copied(tmp_path):
