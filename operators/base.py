@@ -107,6 +107,9 @@ class Operator(nn.Module, ABC):
     Attributes:
         domain: shape and dtype of ``x``, without batch axes.
         codomain: shape and dtype of ``y``, without batch axes.
+
+    Raises:
+        ShapeError: an axis of size 0; a batch may be empty.
     """
 
     domain: Space
@@ -114,6 +117,10 @@ class Operator(nn.Module, ABC):
 
     def __init__(self, domain: Space, codomain: Space) -> None:
         super().__init__()
+        if 0 in (*domain.shape, *codomain.shape):
+            raise ShapeError(f"{type(self).__name__}: expected at least one element along each "
+                             f"axis, got {domain} to {codomain}; check that there is a coil, a "
+                             "slice, a view and a pixel.")
         self.domain, self.codomain = domain, codomain
 
     @abstractmethod

@@ -188,7 +188,7 @@ def prewhitening_matrix(noise: Tensor) -> Complex[Tensor, "coil coil"]:
                          "pass complex samples (coil, ...).")
     samples = noise.flatten(1).to(torch.complex128)
     n_coils, n = samples.shape
-    if n < n_coils:
+    if n < max(n_coils, 1) or n_coils == 0:
         raise InputError(f"prewhitening_matrix: {n} noise samples for {n_coils} coils; pass more "
                          "samples than coils, several hundred if possible.")
     factor, failed = torch.linalg.cholesky_ex(samples @ samples.mH / n)

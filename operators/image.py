@@ -161,6 +161,8 @@ class Blur(LinearOperator):
 
     def _filter(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Multiply the spectrum of ``x``, which zeros extend to the transform's grid."""
+        if x.numel() == 0:  # torch transforms no empty batch
+            return x.clone()
         field: _Window = (..., *(slice(n) for n in self.domain.shape))
         return self._inverse(self._transform(x).mul_(spectrum))[field]
 

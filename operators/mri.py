@@ -14,6 +14,7 @@ blocks that stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
@@ -88,7 +89,7 @@ class CartesianMRI(LinearOperator):
             Space((*items, n_coils, *grid), maps.dtype, (*item_axes, "coil", *_AXES[ndim])),
         )
         self.ndim, self.sets, self.n_coils = ndim, sets, n_coils
-        self._n_frames = mask.shape[:time_ndim].numel()
+        self._n_frames, self._n_items = mask.shape[:time_ndim].numel(), math.prod(slices)
         mask = _fit_mask(mask, maps, time, slices, grid)
         self.register_buffer("maps", maps)
         self.register_buffer("mask", mask)
@@ -141,12 +142,12 @@ class CartesianMRI(LinearOperator):
         """View ``(*batch, *domain)`` as ``(batch and frame, item, set, *grid)``."""
         grid = self.domain.shape[-self.ndim:]
         n_sets = self.domain.shape[-self.ndim - 1] if self.sets else 1
-        return x.reshape(self._n_batch(x, self.domain), -1, n_sets, *grid)
+        return x.reshape(self._n_batch(x, self.domain), self._n_items, n_sets, *grid)
 
     def _flat_signals(self, y: Tensor) -> Tensor:
         """View ``(*batch, *codomain)`` as ``(batch and frame, item, coil, *grid)``."""
         coil_and_grid = self.codomain.shape[-self.ndim - 1:]
-        return y.reshape(self._n_batch(y, self.codomain), -1, *coil_and_grid)
+        return y.reshape(self._n_batch(y, self.codomain), self._n_items, *coil_and_grid)
 
     def _n_batch(self, x: Tensor, space: Space) -> int:
         return x.shape[: space.batch_ndim(x)].numel() * self._n_frames

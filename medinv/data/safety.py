@@ -100,8 +100,8 @@ def hdf5_errors(path: str | Path) -> Iterator[None]:
         yield
     except MedinvError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError,
-            OverflowError, UnicodeError, NotImplementedError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError,
+            ArithmeticError, UnicodeError, NotImplementedError) as error:
         reason = str(error).strip("'\"").splitlines()
         raise DataError(
             f"{path}: expected an HDF5 file, but it cannot be read "

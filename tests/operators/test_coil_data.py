@@ -130,6 +130,7 @@ def test_volumes_and_slices(rng):
     (lambda y: geometric_compression(y, 2, axis=0), InputError, "axis is 0; count the readout"),
     (lambda y: geometric_compression(y * (torch.rand(SHAPE) > 0.5), 2), InputError,
      "readouts along axis -1 are sampled in part"),
+    (lambda _: prewhitening_matrix(torch.zeros(0, 9) + 0j), InputError, "for 0 coils"),
     (lambda y: noise_from_corners(y, fraction=0), InputError, r"fraction is 0; pass a number in"),
     (lambda y: prewhitening_matrix(y.real), ShapeError, "noise is torch.float32"),
     (lambda y: prewhitening_matrix(y[:, 0, :3]), InputError, "3 noise samples for 8 coils"),

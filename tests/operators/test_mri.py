@@ -8,7 +8,7 @@ import sigpy.mri
 import torch
 
 from medinv.errors import ShapeError
-from medinv.operators import CartesianMRI, mri
+from medinv.operators import CartesianMRI, NonCartesianMRI, mri
 from tests.cases import random_maps, random_mask
 
 MAPS = torch.ones(15, 32, 36, dtype=torch.complex64)
@@ -206,3 +206,17 @@ def test_wrong_coil_count_and_size_name_the_axes():
 def test_an_empty_mask_has_no_normalized_form():
     with pytest.raises(ShapeError, match="is the mask empty"):
         CartesianMRI(MAPS, torch.zeros(36)).normalized()
+
+
+@pytest.mark.parametrize("make", [
+    lambda c: CartesianMRI(c(0, 8, 8), torch.ones(8, 8)),
+    lambda c: CartesianMRI(c(0, 2, 8, 8), torch.ones(8, 8)),
+    lambda c: CartesianMRI(c(0, 2, 8, 8), torch.ones(8, 8), sets=True),
+    lambda c: CartesianMRI(c(2, 8, 8), torch.ones(0, 8, 8), time_ndim=1),
+    lambda c: CartesianMRI(c(2, 0, 8), torch.ones(0, 8)),
+    lambda c: NonCartesianMRI(c(0, 8, 8), torch.zeros(4, 2)),
+    lambda c: NonCartesianMRI(c(0, 2, 8, 8), torch.zeros(4, 2)),
+])
+def test_no_coils_slices_or_frames(make):
+    with pytest.raises(ShapeError, match="expected at least one element along each axis"):
+        make(lambda *shape: torch.zeros(shape, dtype=torch.complex64))

@@ -181,6 +181,14 @@ def test_solve_inverts_the_damped_normal(operator, tolerance, rng):
     close(operator.normal(x) + damping * x, operator.adjoint(y), 20 * tolerance)
 
 
+def test_an_empty_batch_stays_empty(operator):
+    A, space = operator, operator.codomain
+    x = torch.zeros(0, *A.domain.shape, dtype=A.domain.dtype)
+    y = torch.zeros(0, *space.shape, dtype=space.dtype)
+    assert A(x).shape == y.shape
+    assert A.adjoint(y).shape == A.normal(x).shape == x.shape
+
+
 def test_wrong_shape_and_dtype_are_refused(operator):
     x = torch.zeros(operator.domain.shape, dtype=operator.domain.dtype)
     with pytest.raises(ValueError, match=r"expected \(\*batch.*crop or reorder the input"):

@@ -246,8 +246,9 @@ def _four_axes(stored: h5py.Dataset, key: str, path: Path) -> tuple[int, int, in
 
 
 def _attributes(file: h5py.File) -> dict[str, object]:
-    found = {name: file.attrs[name] for name in _SAFE_ATTRIBUTES if name in file.attrs}
-    return {name: _plain(value) for name, value in found.items()}
+    """Those that are one number or text; others, an empty one too, are left out."""
+    found = {name: _plain(file.attrs[name]) for name in _SAFE_ATTRIBUTES if name in file.attrs}
+    return {name: value for name, value in found.items() if isinstance(value, str | int | float)}
 
 
 def _header(file: h5py.File, path: Path) -> tuple[Encoding | None, Metadata]:

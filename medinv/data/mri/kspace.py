@@ -61,6 +61,9 @@ class KSpace:
         if len(shape) not in (4, 5) or not self.data.is_complex():
             raise ShapeError(f"KSpace: expected complex (slice, coil, [kz,] ky, kx), got "
                              f"{self.data.dtype} {shape}")
+        if 0 in shape:
+            raise ShapeError(f"KSpace: k-space (slice, coil, [kz,] ky, kx) is {shape}; expected "
+                             "at least one slice, one coil and one sample along each axis")
         allowed = (shape[2:], (shape[0], *shape[2:]))
         if tuple(self.mask.shape) not in allowed or self.mask.dtype != torch.bool:
             raise ShapeError(

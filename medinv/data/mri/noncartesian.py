@@ -60,6 +60,9 @@ class NonCartesianKSpace:
                 "NonCartesianKSpace: expected complex (slice, coil, shot, sample) on a trajectory "
                 f"(shot, sample, 2 or 3), got {self.data.dtype} {data} on {path}"
             )
+        if 0 in (*data, *self.shape):
+            raise ShapeError(f"NonCartesianKSpace: data (slice, coil, shot, sample) are {data} of "
+                             f"an image {self.shape}; expected at least one along each axis")
 
     @property
     def n_coils(self) -> int:

@@ -211,3 +211,31 @@ def test_field_of_view_of_zero(tmp_path):
     with pytest.warns(MedinvWarning, match="field of view along x is 0"):
         kspace = read_fastmri(write(tmp_path / "scan.h5", header=header))
     assert kspace.voxel_mm == (4.5, 1.0, 10.0)
+
+
+@pytest.mark.parametrize("value", [
+    h5py.Empty("f"), h5py.Empty(h5py.string_dtype()), np.zeros(0), np.ones(2),
+    np.array([], h5py.string_dtype()), np.zeros(1, [("a", "f4")])], ids=str)
+def test_attributes_that_are_no_number_or_text_are_left_out(path, value):
+    with h5py.File(path, "a") as file:
+        for name in ("acquisition", "max", "norm", "acceleration"):
+            file.attrs[name] = value
+    kspace = read_fastmri(path)
+    assert not {"acquisition", "max", "norm", "acceleration"} & set(kspace.metadata)
+    assert kspace.acquisition.te_ms == 32
+
+
+def test_attributes_that_h5py_cannot_read(path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise IndexError("index 0 is out of bounds")
+
+    monkeypatch.setattr(h5py.AttributeManager, "__getitem__", broken)
+    with pytest.raises(DataError, match="cannot be read .index 0 is out of bounds.; it is damaged"):
+        read_fastmri(path)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 4), (1, 0, 4, 4), (1, 2, 0, 4), (0, 4, 4)])
+def test_no_slice_coil_or_sample(tmp_path, shape):
+    path = write(tmp_path / "empty.h5", data=np.zeros(shape, np.complex64), reference=None)
+    with pytest.raises(DataError, match=r"select none of the 0|expected positive sizes"):
+        read_fastmri(path)

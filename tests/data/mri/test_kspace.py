@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medinv.data import KSpace, read_kspace, read_maps
+from medinv.data import KSpace, NonCartesianKSpace, read_kspace, read_maps
 from medinv.errors import DataError, ShapeError
 
 SLICES, COILS, ROWS, COLUMNS = 3, 2, 8, 6
@@ -223,3 +223,12 @@ def test_real_brain(shared_data):
     kspace = read_kspace(shared_data / "mri_brain_8coil_poisson8x" / "cartesian_ksp.npy")
     assert tuple(kspace.data.shape) == (1, 8, 230, 180)
     assert 1 / kspace.acceleration == pytest.approx(0.124, abs=5e-4)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 4), (1, 0, 4, 4), (1, 2, 4, 0)])
+def test_no_slice_coil_or_sample(shape):
+    data = torch.zeros(shape, dtype=torch.complex64)
+    with pytest.raises(ShapeError, match="expected at least one slice, one coil and one sample"):
+        KSpace(data, torch.ones(shape[2:]) > 0)
+    with pytest.raises(ShapeError, match="expected at least one along each axis"):
+        NonCartesianKSpace(data, torch.zeros(*shape[2:], 2), (1, 4, 4))
