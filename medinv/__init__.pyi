@@ -1,3 +1,4 @@
+from .allocator import keep_memory as keep_memory
 from .data import KSpace as KSpace
 from .data import Volume as Volume
 from .data import load_manifest as load_manifest

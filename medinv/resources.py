@@ -215,6 +215,7 @@ def device_bytes(device: torch.device) -> tuple[int, int] | None:
 
 def held_bytes() -> int:
     """Memory that this process holds now (its largest so far, where the system says no more)."""
+    _give_back()
     try:
         return _status_bytes("VmRSS")
     except OSError:

@@ -305,17 +305,47 @@ def test_train_leaves_a_prior_that_loads_and_resumes(tmp_path, monkeypatch):
             "updates": 2, "batch": 2, "warmup": 0, "decay": 1,
         },
     })
-    result = medinv("train", recipe, "-o", tmp_path / "run")
+    result = medinv("train", recipe, "-o", tmp_path / "run", "--precision", "float32")
     assert result.exit_code == 0, result.output
     weights = tmp_path / "run" / "tiny-ct.safetensors"
     assert str(weights) in result.output
     assert load_prior(weights).ndim == 2
     card = read_card(weights)
     assert card.training["data"][0]["licence"] == "CC0-1.0"
+    assert card.training["precision"] == "float32"
     assert_user_error(medinv("train", recipe, "-o", tmp_path / "run"), "pass --resume")
     started = time.monotonic()
     assert medinv("train", recipe, "-o", tmp_path / "run", "--resume").exit_code == 0
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_the_precision_is_chosen_and_recorded(chosen, ct_recipe, tmp_path):
+    out = tmp_path / "out"
+    result = medinv("reconstruct", ct_recipe, "-o", out, "--precision", chosen)
+    assert result.exit_code == 0, result.output
+    facts = json.loads((out / "metrics.json").read_text())
+    assert facts["precision"] == facts["recipe"]["precision"] == chosen
+    assert chosen in (out / "report.html").read_text()
+
+
+def test_the_precision_of_the_environment_is_recorded(ct_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDINV_PRECISION", "float32")
+    result = medinv("reconstruct", ct_recipe, "-o", tmp_path / "out.nii.gz")
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert (facts["precision"], facts["recipe"]["precision"]) == ("float32", "auto")
+    monkeypatch.setenv("MEDINV_PRECISION", "double")
+    assert_user_error(medinv("reconstruct", ct_recipe, "-o", tmp_path / "out.nii.gz"),
+                      "MEDINV_PRECISION: expected auto, float32, bfloat16")
+
+
+@pytest.mark.parametrize("command", ["plan", "reconstruct", "demo", "train"])
+def test_a_wrong_precision(command, tmp_path):
+    recipe = {"train": ["prior-chest-ct-2d"], "demo": []}.get(command, ["demo-chest-ct"])
+    result = medinv(command, *recipe, "--precision", "half")
+    assert_user_error(result, "precision")
+    assert "bfloat16" in result.output
 
 
 @pytest.mark.parametrize("command", ["plan", "reconstruct"])

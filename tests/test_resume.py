@@ -80,7 +80,7 @@ def test_another_recipe_input_or_prior_is_refused(content, tmp_path):
     with pytest.raises(Stopped):
         medinv.reconstruct(recipe=recipe, output=out, on_progress=stop_at("TV", 1))
     changed = validate_recipe(content | {"seed": 1}, "test")
-    with pytest.raises(CheckpointError, match="the recipe, the input or the prior has changed"):
+    with pytest.raises(CheckpointError, match="recipe, input, prior or precision has changed"):
         medinv.reconstruct(recipe=changed, output=out, resume=True)
     volume = tiny.ct_volume()
     volume.with_data(volume.data + 1).to_nifti(tmp_path / "other.nii.gz")
@@ -133,3 +133,13 @@ def test_ctrl_c_in_the_shell(content, tmp_path):
     assert result.exit_code == 0, result.output
     whole = medinv.reconstruct(recipe=recipe)
     assert torch.equal(read_nifti(tmp_path / "out.nii.gz").data, whole.data.float())
+
+
+def test_another_precision_is_another_run(content, tmp_path, monkeypatch):
+    recipe = validate_recipe(content, "test")
+    monkeypatch.setenv("MEDINV_PRECISION", "float32")
+    with pytest.raises(Stopped):
+        medinv.reconstruct(recipe=recipe, output=tmp_path / "out", on_progress=stop_at("TV", 2))
+    monkeypatch.setenv("MEDINV_PRECISION", "bfloat16")
+    with pytest.raises(CheckpointError, match="another run: recipe, input, prior or precision"):
+        medinv.reconstruct(recipe=recipe, output=tmp_path / "out", resume=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medinv.allocator import keep_memory
 from medinv.cli import importing, listing, names
 from medinv.cli.command import App, guarded
 
@@ -33,6 +34,12 @@ Overwrite = Annotated[
 ]
 Recipe = Annotated[
     str, typer.Argument(help="A recipe's name or path.", autocompletion=names.recipes)
+]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="What networks compute in: float32, bfloat16, or auto "
+                 "(MEDINV_PRECISION if that is set, else the faster one); the recipe's if not "
+                 "given."),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="A folder, or a .nii.gz file for the volume alone.")
@@ -61,12 +68,14 @@ def _global(
 @app.command()
 @guarded
 def demo(
-    output: Output = Path("out"), overwrite: Overwrite = False, overrides: Overrides = None
+    output: Output = Path("out"), overwrite: Overwrite = False, precision: Precision = None,
+    overrides: Overrides = None,
 ) -> None:
     """Reconstruct a real chest CT from 30 views, against two classical methods.
 
     The CT is downloaded once (35 MB). Without a network, a phantom stands in for it.
     """
+    overrides = _with(overrides, precision=precision)
     _reconstruct("demo-chest-ct", None, output, overrides, resume=False, overwrite=overwrite)
 
 
@@ -92,12 +101,14 @@ def reconstruct(
         bool, typer.Option("--auto", help="Choose the solver's weights on held-out measurements.")
     ] = False,
     device: Device = None,
+    precision: Precision = None,
     overrides: Overrides = None,
 ) -> None:
     """Reconstruct a volume as a recipe says; a killed run continues with --resume."""
     if (recipe is None) == (recipe_option is None):
         raise typer.BadParameter("expected one recipe, as an argument or as --recipe")
-    overrides = [*_with_device(overrides, device), *(["auto=true"] if auto else ())]
+    overrides = _with(overrides, device=device, precision=precision,
+                      auto="true" if auto else None)
     _reconstruct(recipe or recipe_option or "", input, output, overrides, resume=resume,
                  overwrite=overwrite)
 
@@ -111,13 +122,15 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = None,
+    precision: Precision = None,
     overrides: Overrides = None,
 ) -> None:
     """Estimate time and memory of a recipe, from three steps of each method on a few slices."""
     from medinv.recipe.load import load_reconstruct_recipe
     from medinv.recipe.run import plan_recipe
 
-    cost = plan_recipe(load_reconstruct_recipe(recipe, _with_device(overrides, device)), input)
+    overrides = _with(overrides, device=device, precision=precision)
+    cost = plan_recipe(load_reconstruct_recipe(recipe, overrides), input)
     if json:
         listing.print_json(cost.facts())
     else:
@@ -137,6 +150,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")]
     = False,
+    precision: Precision = None,
     overrides: Overrides = None,
 ) -> None:
     """Train a prior as a recipe says; a killed run continues with --resume."""
@@ -144,7 +158,8 @@ def train(
     from medinv.recipe.load import load_train_recipe
     from medinv.recipe.training import train_recipe
 
-    loaded = load_train_recipe(recipe, overrides or ())
+    overrides = _with(overrides, **{"training.precision": precision})
+    loaded = load_train_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
     with updates(loaded.training.updates) as on_update:
         path = train_recipe(loaded, folder, resume=resume, on_update=on_update)
@@ -253,8 +268,10 @@ def check_operator(
         raise typer.Exit(1)
 
 
-def _with_device(overrides: list[str] | None, device: str | None) -> list[str]:
-    return [*(overrides or ()), *(() if device is None else (f"device={device}",))]
+def _with(overrides: list[str] | None, **options: str | None) -> list[str]:
+    """The overrides, and those options that were given."""
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return [*(overrides or ()), *given]
 
 
 def _reconstruct(
@@ -282,4 +299,5 @@ listing.add_to(app)
 
 def main() -> None:
     """The console script."""
+    keep_memory()
     app()

@@ -20,20 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from medinv.errors import InputError
+from medinv.priors.adapters import AdaptedNetwork
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.batches import halving, in_parts
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 have hardware support on this device.
-
-    Example:
-        >>> bfloat16_is_fast(torch.device("cpu")) in (True, False)
-        True
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
+from medinv.priors.precision import DTYPES, default_dtype
 
 
 class NetworkPrior(Prior):
@@ -49,6 +39,10 @@ class NetworkPrior(Prior):
         chunk: most images sent through the network at once; bounds memory, and is halved where
             it runs out.
         text_encoder: what the network's context comes from, for networks that take one.
+
+    Attributes:
+        compute_dtype: what the network's layers compute in, as `set_precision` chose, float32 or
+            bfloat16; None: bfloat16 where it is faster (see `medinv.priors.precision`).
 
     Example:
         >>> from medinv.priors import UNet
@@ -71,6 +65,13 @@ class NetworkPrior(Prior):
         self.ndim, self.scale = 2, scale or IntensityScale()
         self.error_by_sigma = error_by_sigma or {}
         self.text_encoder = text_encoder
+        self.compute_dtype: torch.dtype | None = None
+
+    def used_dtype(self, device: torch.device) -> torch.dtype:
+        """What the network's layers compute in there; a published network's in float32 always."""
+        if isinstance(self.network, AdaptedNetwork):
+            return torch.float32
+        return self.compute_dtype or default_dtype(device)
 
     def error_variance(self, sigma: float) -> float:
         """Measured squared error of ``D``; its share of the Gaussian's is interpolated."""
@@ -95,7 +96,8 @@ class NetworkPrior(Prior):
             inner = torch.cat([inner, where], dim=1)
         inner = inner.contiguous(memory_format=torch.channels_last)
         described = () if context is None else (context,)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16_is_fast(x.device)):
+        coarse = self.used_dtype(x.device) == torch.bfloat16
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse):
             features = self.network(inner, sigma.log() / 4, *described)
         c_skip, c_out = self.sigma_data**2 / total, s * self.sigma_data * total.rsqrt()
         return torch.addcmul(c_skip * x, c_out, features.float())
@@ -144,3 +146,37 @@ def from_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype.is_complex:
         return torch.view_as_complex(x.permute(0, 2, 3, 1).contiguous())
     return x[:, 0]
+
+
+def set_precision(prior: nn.Module, dtype: torch.dtype | None) -> None:
+    """Let every network in a prior compute in this precision.
+
+    Args:
+        prior: a `NetworkPrior`, or what wraps some.
+        dtype: float32 or bfloat16; None where the faster one shall be taken.
+
+    Raises:
+        InputError: another dtype.
+
+    Example:
+        >>> from medinv.priors import UNet
+        >>> prior = NetworkPrior(UNet(1, widths=(16, 32), blocks=(1, 1), embedding=16), 0.5)
+        >>> set_precision(prior, torch.float32)
+        >>> used_precision(prior, torch.device("cpu"))
+        'float32'
+    """
+    if dtype not in DTYPES.values():
+        raise InputError(f"precision: expected torch.float32, torch.bfloat16 or None, got {dtype}")
+    for part in prior.modules():
+        if isinstance(part, NetworkPrior):
+            part.compute_dtype = dtype
+
+
+def used_precision(prior: nn.Module, device: torch.device) -> str | None:
+    """What a prior's networks compute in on a device, by name; None if it has none.
+
+    Where they differ (one is of a published checkpoint) all are named: ``bfloat16, float32``.
+    """
+    used = {str(part.used_dtype(device)).removeprefix("torch.") for part in prior.modules()
+            if isinstance(part, NetworkPrior)}
+    return ", ".join(sorted(used)) or None

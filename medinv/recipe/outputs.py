@@ -230,6 +230,7 @@ def _facts(run: Run, metrics: dict[str, dict[str, float]]) -> dict[str, object]:
         "region": REGION,
         "measurement": {"origin": run.measured.origin, **run.measured.facts},
         "unit": run.measured.unit,
+        "precision": run.precision,
         "notes": list(run.measured.notes),
         "recipe_sha256": recipe_hash(run.recipe),
         "recipe": recipe_json(run.recipe),
@@ -247,6 +248,7 @@ def _provenance(run: Run) -> Provenance:
         seconds={title: method.seconds for title, method in run.methods.items()},
         settings={
             **facts, "region of interest": REGION, "prior": prior_title(recipe.prior),
+            **({} if run.precision is None else {"precision": run.precision}),
             "recipe sha256": recipe_hash(recipe),
         },
     )

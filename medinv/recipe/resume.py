@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medinv.priors import Prior
+from medinv.priors.edm import used_precision
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.measurement import Measured
 from medinv.recipe.schema import ReconstructRecipe
@@ -36,9 +37,13 @@ def unfinished_path(output: str | Path) -> Path:
 
 def snapshots_of(folder: Path, recipe: ReconstructRecipe, measured: Measured,
                  prior: Prior | None) -> Snapshots:
-    """The snapshots of a run; those of another recipe, input, prior or version are refused."""
+    """The snapshots of a run; those of another, or of another version, are refused.
+
+    Another recipe, input, prior or precision makes another run.
+    """
     device = measured.y.device.type
-    facts = f"{version('medinv')} {torch.__version__} {device} {recipe_hash(recipe)}"
+    precision = None if prior is None else used_precision(prior, measured.y.device)
+    facts = f"{version('medinv')} {torch.__version__} {device} {precision} {recipe_hash(recipe)}"
     hashed = hashlib.sha256(facts.encode())
     for tensor in _tensors(measured, prior):
         hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

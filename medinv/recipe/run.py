@@ -19,6 +19,8 @@ from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
 from medinv.priors.batches import limit_chunks, raise_chunks
+from medinv.priors.edm import set_precision, used_precision
+from medinv.priors.precision import DTYPES, default_dtype
 from medinv.recipe import ct, ct_file, mri, thick_slices
 from medinv.recipe.auto import choose
 from medinv.recipe.blocks import (
@@ -90,12 +92,14 @@ class Run:
         methods: by title: the baselines in their order, then the solver; a solver that was
             sampled several times appears as ``title, one sample`` and ``title, mean of n``.
         title: the method that is the recipe's result.
+        precision: what the prior's networks computed in; None if it has none.
     """
 
     recipe: ReconstructRecipe
     measured: Measured
     methods: Mapping[str, Method]
     title: str
+    precision: str | None = None
 
     def volume(self, title: str | None = None) -> Volume:
         """The result, or another method's, in output units (HU for CT; MRI by magnitude)."""
@@ -188,6 +192,7 @@ def run_recipe(
         open_own(unfinished)
         snapshots = snapshots_of(unfinished, recipe, measured, prior)
     recipe, measured = _prepare(recipe, measured, prior, snapshots, report)
+    precision = None if prior is None else used_precision(prior, measured.y.device)
     task = _Task(measured, prior, report, snapshots)
     methods = {
         settings.title: task.solve(settings, recipe.seed, settings.title, "baseline")
@@ -196,11 +201,11 @@ def run_recipe(
     main, n_samples = recipe.solver, recipe.samples
     if n_samples == 1:
         methods[main.title] = task.solve(main, recipe.seed, main.title, "result")
-        return Run(recipe, measured, methods, main.title)
+        return Run(recipe, measured, methods, main.title, precision)
     first, mean = _sample(task, recipe)
     one, title = sample_titles(main.title, n_samples)
     methods |= {one: first, title: mean}
-    return Run(recipe, measured, methods, title)
+    return Run(recipe, measured, methods, title, precision)
 
 
 def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measured:
@@ -287,6 +292,7 @@ def _problem(recipe: ReconstructRecipe,
     recipe.solver.build(measured.noise_std)
     if prior is not None:
         prior = prior.to(device)
+        set_precision(prior, DTYPES[recipe.precision] or default_dtype(device))
         if device.type == "cuda":
             raise_chunks(prior, _MORE_AT_ONCE)
     return measured.to(device), prior

@@ -72,6 +72,10 @@ class ReconstructRecipe(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where solvers run; auto: on the first CUDA device, if there is one"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what networks compute in; auto: MEDINV_PRECISION if that is set, "
+        "else bfloat16 where the device is faster in it"
+    )
     samples: int = Field(1, gt=0, description="runs with seeds seed, seed + 1..., averaged")
     seed: int = Field(0, ge=0, lt=2**62)
     output: Output = Output()

@@ -8,6 +8,7 @@ from pathlib import Path
 from medinv.data import load_manifest
 from medinv.data.ownership import check_claim, listed, record
 from medinv.priors import save_prior
+from medinv.priors.edm import used_precision
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.schema import TrainRecipe
 from medinv.training import Progress, train
@@ -44,7 +45,9 @@ def train_recipe(
     record(folder, {*names, *known})
     prior = train(recipe.training, folder, resume=resume, on_update=on_update)
     path = folder / f"{recipe.name}.safetensors"
-    save_prior(path, prior, recipe.description or recipe.name, _origin(recipe))
+    precision = used_precision(prior, next(prior.parameters()).device)
+    origin = _origin(recipe) | {"precision": precision}
+    save_prior(path, prior, recipe.description or recipe.name, origin)
     return path
 
 

@@ -115,7 +115,7 @@ class Snapshots:
                                   "--resume") from error
         if fingerprint != self.fingerprint:
             raise CheckpointError(
-                f"{path}: this is a snapshot of another run: the recipe, the input or the prior "
+                f"{path}: this is a snapshot of another run: recipe, input, prior or precision "
                 "has changed since. Change it back, choose another output, or start anew without "
                 "--resume")
         loaded: dict[str, Any] = state

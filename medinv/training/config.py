@@ -140,6 +140,10 @@ class TrainConfig(_Strict):
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     noise_mean: float = Field(-1.2, description="mean of log(sigma / sigma_data) + log 0.5")
     noise_std: float = Field(1.2, gt=0, description="standard deviation of log sigma")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what the network computes in; auto: MEDINV_PRECISION if that is set, "
+        "else bfloat16 where the device is faster in it"
+    )
     seed: int = 0
     workers: int = Field(0, ge=0, description="processes that prepare images; any number gives "
                          "the same images")

@@ -24,9 +24,10 @@ from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.checkpoint import load_prior
-from medinv.priors.edm import NetworkPrior, to_channels
+from medinv.priors.edm import NetworkPrior, set_precision, to_channels
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchPrior
+from medinv.priors.precision import DTYPES, default_dtype
 from medinv.training.config import TrainConfig
 from medinv.training.denoising import denoising_loss, draw_sigma
 from medinv.training.images import Examples, ImageSampler, Sampler, batches, generator
@@ -126,6 +127,7 @@ class _Run:
         self.sampler = build_sampler(config)
         self.prior = build_prior(config, self.sampler)
         self.fabric = Fabric(accelerator="auto", devices=1)
+        set_precision(self.prior, DTYPES[config.precision] or default_dtype(self.fabric.device))
         optimizer = torch.optim.AdamW(self.prior.parameters(), lr=config.learning_rate,
                                       betas=(0.9, 0.99), weight_decay=1e-4)
         self.model, self.optimizer = self.fabric.setup(self.prior, optimizer)
