@@ -152,6 +152,11 @@ class Operator(nn.Module, ABC):
         """``J^H w`` at ``x``: the gradient in ``x`` where ``w`` is the one in ``F(x)``."""
         return self.linearize(x).adjoint(w)
 
+    def extra_repr(self) -> str:
+        """The spaces, for ``repr``."""
+        dtype = str(self.domain.dtype).removeprefix("torch.")
+        return f"{self.domain} {dtype} -> {self.codomain}"
+
     @property
     def device(self) -> torch.device:
         """Device of the operator's buffers (CPU where it has none)."""

@@ -65,6 +65,10 @@ class PlanarBeam(LinearOperator):
         self.register_buffer("angles", angles.detach().to(torch.float64))
         self._projectors: dict[str, Projector] = {}
 
+    def extra_repr(self) -> str:
+        """The spaces and the size of a pixel, for ``repr``."""
+        return f"{super().extra_repr()}, pixels of {self.pixel_mm:.4g} mm"
+
     @abstractmethod
     def views(self, index: Tensor) -> PlanarBeam:
         """The operator of the views ``index``, ``(n,)``, in that order."""

@@ -96,6 +96,11 @@ class CartesianMRI(LinearOperator):
         self._axes = tuple(a for a in range(-ndim, 0) if _varies(mask, a))
         self.register_buffer("_spectrum", self._make_spectrum(), persistent=False)
 
+    def extra_repr(self) -> str:
+        """The spaces and the undersampling, for ``repr``."""
+        share = self.mask.numel() / max(1, int(self.mask.sum()))
+        return f"{super().extra_repr()}, {share:.3g}x undersampled"
+
     def _make_spectrum(self) -> Tensor:
         """The mask of the uncentred transform, of size 1 along axes it does not depend on."""
         spectrum = self.mask

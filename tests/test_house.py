@@ -82,6 +82,17 @@ def test_public_names_resolve_and_are_sorted():
         assert getattr(medinv, name) is not None
 
 
+def test_solvers_and_operators_are_at_the_top():
+    from medinv import operators, solvers
+
+    for module in (operators, solvers):
+        classes = [name for name in module.__all__ if inspect.isclass(getattr(module, name))]
+        missing = set(classes) - set(medinv.__all__) - {"Space"}
+        assert not missing
+        for name in set(classes) - {"Space"}:
+            assert getattr(medinv, name) is getattr(module, name)
+
+
 def test_all_is_sorted_and_complete():
     for name in package_folders():
         module = importlib.import_module(name)

@@ -153,3 +153,66 @@ def test_cut_files(series, recipe, tmp_path):
                       ("reconstruct", recipe, "--input", series, "--output", tmp_path / "b")):
         done = medinv(*arguments, *(("--debug",) if arguments[0] != "data" else ()))
         assert_silent(done.output.replace(str(tmp_path), ""))
+
+
+@pytest.fixture
+def private(tmp_path) -> Path:
+    """A folder that names a user and a patient, with a space, as they do."""
+    folder = tmp_path / "home" / "drjones" / "Smith Jane 1950"
+    folder.mkdir(parents=True)
+    return folder
+
+
+NAMES = ("drjones", "Smith", "Jane", "1950")
+
+
+def assert_names_neither(text: str) -> None:
+    assert [name for name in NAMES if name in text] == []
+
+
+@pytest.mark.parametrize("make", [tiny.ct_recipe, tiny.mri_recipe])
+@pytest.mark.parametrize("output", ["out", "out.nii.gz"])
+def test_what_a_run_leaves_tells_no_folder(private, tmp_path, monkeypatch, make, output):
+    content = make(private)
+    (private / "Smith_Jane.npy").write_bytes(b"")
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", content)
+    monkeypatch.chdir(tmp_path)
+    done = medinv("reconstruct", recipe, "-o", output, "--set", "output.baselines=true")
+    assert done.exit_code == 0, done.output
+    assert_names_neither(done.output)
+    files = [path for path in tmp_path.iterdir() if path.is_file() and path != recipe]
+    for path in [*files, *(tmp_path / "out").rglob("*")]:
+        assert_names_neither(path.read_bytes().decode("latin1") if path.is_file() else path.name)
+    facts = json.loads((tmp_path / ("out.json" if "." in output else "out/metrics.json")
+                        ).read_text())
+    source = facts["recipe"]["measurement"]["volume" if make is tiny.ct_recipe else "kspace"]
+    assert source["path"] == "sha256:" + facts["measurement"]["input_sha256"]
+    assert facts["recipe"]["prior"] in ("ct.safetensors", "mr.safetensors")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", facts["date"])
+
+
+def test_paths_are_told_on_request(private, tmp_path):
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", tiny.ct_recipe(private))
+    done = medinv("reconstruct", recipe, "-o", tmp_path / "out", "--set", "output.paths=true")
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert facts["recipe"]["measurement"]["volume"]["path"] == str(private / "ct.nii.gz")
+    assert_names_neither((tmp_path / "out" / "report.html").read_text())
+
+
+@pytest.mark.parametrize("name", ["none.nii.gz", "broken.nii.gz", "none.npy", "broken.mat"])
+def test_errors_tell_the_files_name_alone(private, name, tmp_path):
+    path = private / name
+    if name.startswith("broken"):
+        path.write_bytes(b"no image")
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", tiny.ct_recipe(tmp_path))
+    inside = tiny.write_recipe(tmp_path / "s.yaml", tiny.mri_recipe(tmp_path) | {
+        "measurement": {"kind": "mri-file", "kspace": {"path": str(path)}}})
+    for arguments in (("data", "describe", path), ("evaluate", path, path),
+                      ("reconstruct", recipe, "-i", path, "-o", tmp_path / "o"),
+                      ("reconstruct", inside, "-o", tmp_path / "o")):
+        done = medinv(*arguments)
+        assert done.exit_code in (1, 2), done.output
+        assert_names_neither(done.output)
+        assert name in done.output
+    assert str(private) in medinv("evaluate", path, path, "--debug").output.replace("\n", "")

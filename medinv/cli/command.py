@@ -9,7 +9,8 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import click
@@ -17,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from medinv.errors import InputError, MedinvError
+from medinv.privacy import without_folders
 
 INTERRUPTED = 130
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -62,12 +64,13 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
                        "run goes on with --resume.", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except MedinvError as error:
-            _report(str(error), debug)
+            _report(_told(error, kwargs, debug), debug)
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
         except (OSError, RuntimeError, ValueError, TypeError, LookupError, MemoryError) as error:
             _report(
-                f"unexpected {type(error).__name__}: {error}\nThis should not happen; please "
-                "report it with what the same command says with --debug.", debug
+                f"unexpected {type(error).__name__}: {_told(error, kwargs, debug)}\nThis should "
+                "not happen; please report it with what the same command says with --debug.",
+                debug
             )
             raise typer.Exit(1) from None
 
@@ -78,6 +81,12 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _told(error: Exception, arguments: Mapping[str, object], debug: bool) -> str:
+    """The message; folders often bear names of people, and are told with ``--debug`` only."""
+    given = [value for value in arguments.values() if isinstance(value, str | Path)]
+    return str(error) if debug else without_folders(str(error), given)
 
 
 def _report(message: str, debug: bool) -> None:

@@ -19,6 +19,15 @@ from medinv.data.metadata import Metadata
 from medinv.errors import ShapeError
 
 
+def sizes(data: Tensor) -> str:
+    """Shape and dtype, short.
+
+    >>> sizes(torch.zeros(2, 3))
+    '2 x 3 float32'
+    """
+    return f"{' x '.join(map(str, data.shape))} {str(data.dtype).removeprefix('torch.')}"
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with their position in the patient.
@@ -37,6 +46,8 @@ class Volume:
     ((1.0, 1.0, 2.0), 'LAS')
     >>> volume.world_mm((1, 0, 2))
     (-1.0, 0.0, 4.0)
+    >>> volume
+    Volume(3 x 4 x 5 float32 voxels (z, y, x), 1 x 1 x 2 mm (x, y, z), LAS)
     """
 
     data: Tensor
@@ -60,6 +71,12 @@ class Volume:
                 f"Volume: the affine {self.affine.tolist()} is not invertible; every axis needs a "
                 "direction and a spacing"
             )
+
+    def __repr__(self) -> str:
+        """Shape, spacing and orientation; not the voxels."""
+        spacing = " x ".join(f"{mm:.4g}" for mm in self.spacing_mm)
+        return (f"Volume({sizes(self.data)} voxels (z, y, x), {spacing} mm (x, y, z), "
+                f"{self.orientation})")
 
     @classmethod
     def from_nifti(cls, path: str | Path) -> Volume:

@@ -1,7 +1,9 @@
 """Three planes of a volume side by side: the reference, each method, and each method's error.
 
-All images share one window, all error maps another. Planes are shown as a radiologist sees them:
-axial from the feet, coronal from the front, the patient's right on the left of the image.
+All images share one window, all error maps another; the caption says which, in the unit of the
+values. Letters at the edges name the patient's sides, where these are known. Planes are shown as a
+radiologist sees them: axial from the feet, coronal from the front, the patient's right on the left
+of the image.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from medinv.data.volume import Volume
 from medinv.errors import ShapeError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -31,10 +34,25 @@ _WORD_INCHES = 0.5  # of "coronal", upright
 _LETTERS_PER_INCH = 14
 _BRIGHTEST = 0.998
 _THINNEST = 0.02
-_CAPTION = (
-    "images: 0 to {peak:.3g}; error maps: 0 to {error:.3g} "
-    f"({_ERROR_SHARE:.0%} of it); the patient's right is on the left"
-)
+_TALL = 0.25  # height over width of a picture that has room for letters above each other
+_CAPTION = "images: {low:.4g} to {top:.4g}{unit}"
+_ERRORS = "; error maps: 0 to {error:.3g}{unit} ({share:.0%} of the window)"
+_SIDES = "; the patient's right is on the left"
+_UNKNOWN = "; how the patient lay is not known"
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of the values that are drawn.
+
+    Attributes:
+        low: the value of air, which is black.
+        unit: as captions name it; empty for none.
+    """
+
+    low: float = 0.0
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Plane:
     pixels: Tensor
     height_mm: float
     width_mm: float
+    sides: tuple[str, str, str, str] | None = None
+    """Of the patient: left, right, top and bottom of the picture; None where it is not known."""
 
 
 def planes(volume: Volume) -> tuple[Plane, Plane, Plane]:
@@ -61,20 +81,25 @@ def planes(volume: Volume) -> tuple[Plane, Plane, Plane]:
     x_mm, y_mm, z_mm = (
         step * n for step, n in zip(upright.spacing_mm, reversed(data.shape), strict=True)
     )
+    known = not str(volume.metadata.get("position", "")).startswith("assumed")
     return (
-        Plane("axial", data[z].flip(0, 1), y_mm, x_mm),
-        Plane("coronal", data[:, y].flip(0, 1), z_mm, x_mm),
-        Plane("sagittal", data[:, :, x].flip(0, 1), z_mm, y_mm),
+        Plane("axial", data[z].flip(0, 1), y_mm, x_mm, ("R", "L", "A", "P") if known else None),
+        Plane("coronal", data[:, y].flip(0, 1), z_mm, x_mm,
+              ("R", "L", "S", "I") if known else None),
+        Plane("sagittal", data[:, :, x].flip(0, 1), z_mm, y_mm,
+              ("A", "P", "S", "I") if known else None),
     )
 
 
-def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
+def comparison(reference: Volume, methods: Mapping[str, Tensor],
+               scale: Scale = Scale()) -> bytes:  # noqa: B008  (frozen)
     """A PNG: rows are planes; columns are the reference, each method, each method's error.
 
     Args:
-        reference: the truth; the window goes from 0 to the 99.8th percentile of its magnitude
+        reference: the truth; the window goes from air to the 99.8th percentile of its magnitude
             (a catheter or contrast agent would darken the rest), error maps go to 20 % of that.
         methods: name to voxels (z, y, x) on the reference's grid.
+        scale: of the values.
 
     Raises:
         ShapeError: a method has another shape, or there is none.
@@ -83,21 +108,23 @@ def comparison(reference: Volume, methods: Mapping[str, Tensor]) -> bytes:
         raise ShapeError("comparison: expected at least one method beside the reference, got none")
     truth = _shown(reference)
     columns = {name: _shown(reference.with_data(data)) for name, data in methods.items()}
-    peak = _brightness(reference)
+    window = scale.low, _brightness(reference, scale.low)
     panels = [("reference", [plane.pixels for plane in truth], False)]
     panels += [(name, [p.pixels for p in column], False) for name, column in columns.items()]
     for name, column in columns.items():
         errors = [(p.pixels - t.pixels).abs() for p, t in zip(column, truth, strict=True)]
         panels.append((f"|{name} - reference|", errors, True))
-    return _png(_draw(panels, truth, peak, _CAPTION.format(peak=peak, error=_ERROR_SHARE * peak)))
+    return _png(_draw(panels, truth, window, _caption(truth, window, scale.unit, errors=True)))
 
 
-def gallery(methods: Mapping[str, Volume]) -> bytes:
+def gallery(methods: Mapping[str, Volume],
+            scale: Scale = Scale()) -> bytes:  # noqa: B008  (frozen)
     """A PNG for measurements without a reference: rows are planes, columns are methods.
 
     Args:
-        methods: name to volume, all on one grid; the window goes from 0 to the 99.8th percentile
+        methods: name to volume, all on one grid; the window goes from air to the 99.8th percentile
             of the last one's magnitude.
+        scale: of the values.
 
     Raises:
         ShapeError: there is no method.
@@ -105,10 +132,20 @@ def gallery(methods: Mapping[str, Volume]) -> bytes:
     if not methods:
         raise ShapeError("gallery: expected at least one method, got none")
     columns = {name: _shown(volume) for name, volume in methods.items()}
-    peak = _brightness(list(methods.values())[-1])
+    window = scale.low, _brightness(list(methods.values())[-1], scale.low)
     panels = [(name, [p.pixels for p in column], False) for name, column in columns.items()]
     truth = next(iter(columns.values()))
-    return _png(_draw(panels, truth, peak, f"images: 0 to {peak:.3g}"))
+    return _png(_draw(panels, truth, window, _caption(truth, window, scale.unit, errors=False)))
+
+
+def _caption(shown: tuple[Plane, ...], window: tuple[float, float], unit: str, *,
+             errors: bool) -> str:
+    """What the greys mean, and where the patient's right is."""
+    low, top = window
+    facts = {"low": low, "top": top, "unit": f" {unit}" if unit else "",
+             "error": _ERROR_SHARE * (top - low), "share": _ERROR_SHARE}
+    text = _CAPTION + (_ERRORS if errors else "")
+    return text.format(**facts) + (_UNKNOWN if shown[0].sides is None else _SIDES)
 
 
 def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, Tensor]) -> None:
@@ -123,11 +160,12 @@ def write_comparison(path: str | Path, reference: Volume, methods: Mapping[str, 
         temporary.write_bytes(content)
 
 
-def _brightness(volume: Volume) -> float:
-    """The top of the window: nearly all voxels are darker; positive also for an empty volume."""
-    values = volume.data.detach().abs().flatten()
-    bright = values.kthvalue(max(1, round(_BRIGHTEST * values.numel()))).values
-    return max(float(bright), torch.finfo(torch.float32).tiny)
+def _brightness(volume: Volume, low: float) -> float:
+    """The top of the window: nearly all voxels are darker; above ``low`` for an empty volume."""
+    data = volume.data.detach()
+    values = (data.abs() if data.is_complex() else (data - low).abs()).flatten()
+    bright = float(values.kthvalue(max(1, round(_BRIGHTEST * values.numel()))).values)
+    return low + max(bright, max(abs(low), 1.0) * torch.finfo(torch.float32).eps)
 
 
 def _shown(volume: Volume) -> tuple[Plane, ...]:
@@ -142,8 +180,8 @@ def _is_line(plane: Plane) -> bool:
 
 
 def _draw(
-    panels: list[tuple[str, list[Tensor], bool]], truth: tuple[Plane, ...], peak: float,
-    caption: str,
+    panels: list[tuple[str, list[Tensor], bool]], truth: tuple[Plane, ...],
+    window: tuple[float, float], caption: str,
 ) -> Figure:
     from matplotlib.figure import Figure
 
@@ -154,21 +192,37 @@ def _draw(
     )
     axes = figure.subplots(len(truth), len(panels), squeeze=False, height_ratios=heights)
     for column, (title, images, is_error) in enumerate(panels):
-        top, colours = (_ERROR_SHARE * peak, "magma") if is_error else (peak, "gray")
+        low, top = (0.0, _ERROR_SHARE * (window[1] - window[0])) if is_error else window
+        colours = "magma" if is_error else "gray"
         for row, (image, plane) in enumerate(zip(images, truth, strict=True)):
             axis = axes[row][column]
             extent = (0.0, plane.width_mm, plane.height_mm, 0.0)
-            axis.imshow(image.numpy(), cmap=colours, vmin=0, vmax=top, extent=extent)
+            axis.imshow(image.numpy(), cmap=colours, vmin=low, vmax=top, extent=extent)
             axis.set(xticks=[], yticks=[])
+            if not is_error:
+                _name_sides(axis, plane)
             if row == 0:
                 axis.set_title(title, fontsize=9)
             if column == 0:
-                low = heights[row] < _WORD_INCHES
-                axis.set_ylabel(plane.name, fontsize=9, rotation=0 if low else 90,
-                                ha="right" if low else "center", va="center" if low else "bottom")
+                flat = heights[row] < _WORD_INCHES
+                axis.set_ylabel(plane.name, fontsize=9, rotation=0 if flat else 90,
+                                ha="right" if flat else "center",
+                                va="center" if flat else "bottom")
     letters_per_line = int(_LETTERS_PER_INCH * _COLUMN_INCHES * len(panels))
     figure.supxlabel(textwrap.fill(caption, letters_per_line), fontsize=8)
     return figure
+
+
+def _name_sides(axis: Axes, plane: Plane) -> None:
+    """A letter in the middle of each edge; thin pictures have room for those of their ends."""
+    if plane.sides is None:
+        return
+    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
+              (0.5, 0.97, "center", "top"), (0.5, 0.03, "center", "bottom"))
+    tall = plane.height_mm > _TALL * plane.width_mm
+    for letter, (x, y, ha, va) in list(zip(plane.sides, places, strict=True))[:4 if tall else 2]:
+        axis.text(x, y, letter, ha=ha, va=va, fontsize=7, color="yellow",
+                  transform=axis.transAxes)
 
 
 def _png(figure: Figure) -> bytes:

@@ -22,11 +22,17 @@ table { border-collapse: collapse; margin: 1em 0 }
 th, td { padding: .3em .9em; border-bottom: 1px solid #ddd; text-align: right }
 th:first-child, td:first-child { text-align: left }
 """
-_CONVENTION = (
+NOTICE = (
+    "For research only: this is not a medical device, and nothing here may guide care. A "
+    "diffusion prior can invent detail that looks right."
+)
+_QUALITY = (
     "PSNR and SSIM (7 x 7 windows on slices) take the maximum of the reference volume as data "
     "range; NRMSE is relative to its norm. Images are not rescaled; complex ones are compared by "
     "magnitude."
 )
+_RESIDUAL = ("The residual is ||A x - y|| / ||y||: near the relative noise for an image that "
+             "explains the data.")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Provenance:
         seed: of the random generator.
         seconds: by stage or method.
         settings: further facts, such as the number of views or the region of interest.
+        date: of the run.
+        solvers: by method, its settings.
     """
 
     version: str
@@ -46,6 +54,8 @@ class Provenance:
     seed: int
     seconds: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
+    date: str = ""
+    solvers: Mapping[str, str] = field(default_factory=dict)
 
 
 def render_report(
@@ -74,9 +84,10 @@ def render_report(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{escape(title)}</h1>{paragraphs}\n"
+        f"<h1>{escape(title)}</h1><p><strong>{escape(NOTICE)}</strong></p>{paragraphs}\n"
         f'<img alt="Three planes of each method" src="data:image/png;base64,{image}">\n'
-        f"<h2>Metrics</h2>{_metrics_table(metrics)}<p>{escape(_CONVENTION)}</p>\n"
+        f"<h2>Metrics</h2>{_metrics_table(metrics)}<p>{escape(_convention(metrics))}</p>\n"
+        f"{_solvers(provenance)}"
         f"<h2>Provenance</h2>{_facts_table(provenance)}</body></html>\n"
     )
 
@@ -97,6 +108,20 @@ def write_report(
     write_text(path, render_report(title, figure_png, metrics, provenance, notes))
 
 
+def _convention(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """What the numbers in the table mean, and no others."""
+    names = {name for row in metrics.values() for name in row}
+    texts = {"PSNR (dB)": _QUALITY, "residual": _RESIDUAL}
+    return " ".join(text for name, text in texts.items() if name in names)
+
+
+def _solvers(provenance: Provenance) -> str:
+    if not provenance.solvers:
+        return ""
+    rows = [[title, settings] for title, settings in provenance.solvers.items()]
+    return f"<h2>Settings</h2>{_table(['method', 'solver and settings'], rows)}\n"
+
+
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
     rows = [
@@ -111,6 +136,7 @@ def _facts_table(provenance: Provenance) -> str:
         "medinv": provenance.version,
         "recipe": Path(provenance.recipe).name,
         "seed": str(provenance.seed),
+        **({"date": provenance.date} if provenance.date else {}),
     }
     facts |= {name: str(value) for name, value in provenance.settings.items()}
     facts |= {f"{stage} (s)": f"{value:.1f}" for stage, value in provenance.seconds.items()}

@@ -43,6 +43,10 @@ class Measured:
     notes: tuple[str, ...]
     facts: dict[str, object]
 
+    def __repr__(self) -> str:
+        """What it is, and its operator; not the samples."""
+        return f"Measured({self.origin}; {self.A})"
+
     def to(self, device: torch.device) -> Measured:
         """With ``y`` and ``A`` on a device; the operator itself is moved. Images stay."""
         return replace(self, y=self.y.to(device), A=self.A.to(device))

@@ -61,7 +61,7 @@ def measure_file(recipe: MRIFile, path: Path | None) -> Measured:
         notes=_place_notes(kspace),
         facts={
             "simulated": False, "shape": list(shape), "coils": kspace.n_coils,
-            "acceleration": kspace.acceleration, "maps": recipe.maps or how,
+            "acceleration": kspace.acceleration, "maps": "from a file" if recipe.maps else how,
         },
     )
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from torch import Tensor
-
-from medinv.data import Volume
 from medinv.data.atomic import replacing, write_json
 from medinv.data.nifti import provenance_path, write_nifti
 from medinv.data.ownership import (
@@ -22,14 +20,17 @@ from medinv.data.ownership import (
     record,
 )
 from medinv.errors import InputError, OutputError
-from medinv.evaluation.figure import comparison, gallery
+from medinv.evaluation.figure import AIR_HU, Scale, comparison, gallery
 from medinv.evaluation.report import Provenance, write_report
-from medinv.recipe.load import recipe_hash, recipe_json
+from medinv.privacy import without_folders
+from medinv.recipe.load import recipe_hash
 from medinv.recipe.prior import prior_title
 from medinv.recipe.resume import unfinished_path
 from medinv.recipe.run import OnProgress, Run, run_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.series import source_series, write_series
+from medinv.recipe.settings import SolverSettings
+from medinv.recipe.told import told_facts, told_recipe
 
 _NIFTI = (".nii", ".nii.gz")
 _RESULT, _SAMPLE = "reconstruction", "one-sample"
@@ -170,7 +171,8 @@ def write_outputs(
         if run.recipe.output.report:
             files["report"] = path / _REPORT
             title = run.recipe.description or run.recipe.name
-            notes = (_sentence(run.measured.origin), *map(_sentence, run.measured.notes))
+            notes = [_sentence(without_folders(text))
+                     for text in (run.measured.origin, *run.measured.notes)]
             write_report(files["report"], title, png, metrics, _provenance(run), notes)
     return files
 
@@ -183,19 +185,18 @@ def _inside(folder: Path, files: dict[str, Path]) -> list[str]:
 
 def draw(run: Run) -> bytes:
     """Three planes as PNG: with errors where a reference is known, else the methods alone."""
-    reference = run.measured.reference
-    images = {title: method.image for title, method in run.methods.items()
-              if method.role != "sample"}
-    first = next(iter(images.values()))
-    if reference is not None:
-        return comparison(_physical(run, reference), images)
-    grid = _physical(run, first)
-    return gallery({title: grid.with_data(image) for title, image in images.items()})
+    volumes = {title: run.volume(title) for title, method in run.methods.items()
+               if method.role != "sample"}
+    scale = Scale(AIR_HU, "HU") if run.measured.unit == "HU" else Scale(0.0, _unit(run))
+    if run.measured.reference is None:
+        return gallery(volumes, scale)
+    reference = run.measured.to_volume(run.measured.reference)
+    return comparison(reference, {title: v.data for title, v in volumes.items()}, scale)
 
 
-def _physical(run: Run, image: Tensor) -> Volume:
-    """A volume that keeps physical units (1/mm for CT), in which air is 0."""
-    return run.measured.to_volume(image).with_data(image)
+def _unit(run: Run) -> str:
+    """The unit that a figure names: magnetic resonance has none."""
+    return run.measured.unit if run.measured.unit == "1/mm" else ""
 
 
 def _write_volumes(run: Run, folder: Path, source: Path | None) -> dict[str, Path]:
@@ -228,12 +229,14 @@ def _facts(run: Run, metrics: dict[str, dict[str, float]]) -> dict[str, object]:
         "roles": {title: method.role for title, method in run.methods.items()},
         "methods": finite,
         "region": REGION,
-        "measurement": {"origin": run.measured.origin, **run.measured.facts},
+        "date": _today(),
+        "measurement": {"origin": run.measured.origin,
+                        **told_facts(run.measured.facts, run.recipe)},
         "unit": run.measured.unit,
         "precision": run.precision,
-        "notes": list(run.measured.notes),
+        "notes": [without_folders(note) for note in run.measured.notes],
         "recipe_sha256": recipe_hash(run.recipe),
-        "recipe": recipe_json(run.recipe),
+        "recipe": told_recipe(run.recipe),
     }
 
 
@@ -246,12 +249,31 @@ def _provenance(run: Run) -> Provenance:
     return Provenance(
         version=version("medinv"), recipe=recipe.name, seed=recipe.seed,
         seconds={title: method.seconds for title, method in run.methods.items()},
+        date=_today(), solvers=_solver_settings(run),
         settings={
             **facts, "region of interest": REGION, "prior": prior_title(recipe.prior),
             **({} if run.precision is None else {"precision": run.precision}),
             "recipe sha256": recipe_hash(recipe),
         },
     )
+
+
+def _solver_settings(run: Run) -> dict[str, str]:
+    """The settings of each method that ran, as a recipe writes them."""
+    solvers = {solver.title: solver for solver in (*run.recipe.baselines, run.recipe.solver)}
+    return {title: ", ".join([solver.name, *(f"{key} {_setting(value)}"
+                                             for key, value in solver.fields.items())])
+            for title, solver in solvers.items()}
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, SolverSettings):
+        return f"({value.name})"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _today() -> str:
+    return datetime.now().astimezone().date().isoformat()
 
 
 def _is_volume(path: Path) -> bool:

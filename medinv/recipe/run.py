@@ -12,9 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume
-from medinv.data.mri.bart import cfl_files
 from medinv.data.ownership import open_own
-from medinv.data.sets.checksums import digest
+from medinv.data.volume import sizes
 from medinv.errors import InputError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
@@ -40,6 +39,7 @@ from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
+from medinv.recipe.told import checksum_of
 from medinv.resources import choose_device, measure
 from medinv.solvers.snapshots import Snapshots
 
@@ -81,6 +81,10 @@ class Method:
     peak_bytes: int
     role: Role
 
+    def __repr__(self) -> str:
+        """The image's shape and the cost; not its voxels."""
+        return f"Method({self.role}, {sizes(self.image)}, {self.seconds:.3g} s)"
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -100,6 +104,10 @@ class Run:
     methods: Mapping[str, Method]
     title: str
     precision: str | None = None
+
+    def __repr__(self) -> str:
+        """The methods, and what they saw."""
+        return f"Run({self.recipe.name}, {dict(self.methods)}, {self.measured.origin})"
 
     def volume(self, title: str | None = None) -> Volume:
         """The result, or another method's, in output units (HU for CT; MRI by magnitude)."""
@@ -225,9 +233,7 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
     source = path or (Path(own) if own else None)
     if source is None:
         return measured
-    files = sorted(source.rglob("*") if source.is_dir() else {source, *cfl_files(source)})
-    checksum = digest(file for file in files if file.is_file())
-    return replace(measured, facts={**measured.facts, "input_sha256": checksum})
+    return replace(measured, facts={**measured.facts, "input_sha256": checksum_of(source)})
 
 
 def _source(block: Measurement) -> VolumeSource | KSpaceSource | ProjectionSource:

@@ -48,6 +48,8 @@ class Output(Strict):
     format: Literal["nifti", "dicom"] = Field(
         "nifti", description="of the volumes; dicom: series that belong to the input's study"
     )
+    paths: bool = Field(False, description="tell where files lay, in metrics.json; folders and "
+                        "files often bear names of people, so checksums stand for them otherwise")
     complex_values: bool = Field(False, description="MRI: write complex values, not magnitudes")
 
 

@@ -19,6 +19,7 @@ from medinv.evaluation import (
     write_comparison,
     write_report,
 )
+from medinv.evaluation.figure import AIR_HU, Scale
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -67,7 +68,8 @@ def test_figure_refusals():
 
 def write(path, **changes):
     provenance = Provenance(
-        "0.1.0", "/home/someone/Doe_John/ct.yaml", 7, {"DDS": 12.34}, {"views": 30}
+        "0.1.0", "/home/someone/Doe_John/ct.yaml", 7, {"DDS": 12.34}, {"views": 30},
+        "2026-01-02", {"DDS": "DDS, steps 50, eta 0.85"},
     )
     metrics = {"FBP": {"PSNR (dB)": 19.123456}, "<b>DDS": {"PSNR (dB)": math.inf, "SSIM": 0.9}}
     write_report(path, **({"title": "Chest & more", "figure_png": PNG, "metrics": metrics,
@@ -80,6 +82,63 @@ def test_report_holds_everything(tmp_path):
     for text in ("Chest &amp; more", "19.12", "∞", "0.9", "30", "12.3", "A phantom.", "0.1.0"):
         assert text in page
     assert "&lt;b&gt;DDS" in page
+
+
+def test_report_says_what_it_is_for_and_how_it_was_made(tmp_path):
+    page = write(tmp_path / "report.html")
+    assert "not a medical device" in page
+    assert "2026-01-02" in page
+    assert "DDS, steps 50, eta 0.85" in page
+    assert "PSNR and SSIM (7 x 7 windows on slices)" in page
+    assert "||A x - y||" not in page
+    page = write(tmp_path / "report.html", metrics={"DDS": {"residual": 0.1}})
+    assert "PSNR" not in page
+    assert "||A x - y||" in page
+
+
+@pytest.mark.parametrize(("position", "sides"), [(None, "RLAP"), ("assumed: axial", None)])
+def test_planes_name_the_patients_sides_where_they_are_known(position, sides):
+    metadata = {} if position is None else {"position": position}
+    affine = orientation_affine("LPS", (1.0, 1.0, 1.0), (4, 4, 4))
+    axial, coronal, sagittal = planes(Volume(torch.rand(4, 4, 4), affine, metadata))
+    if sides is None:
+        assert axial.sides is coronal.sides is sagittal.sides is None
+    else:
+        assert ["".join(plane.sides) for plane in (axial, coronal, sagittal)] == [
+            "RLAP", "RLSI", "APSI"]
+
+
+def drawn(monkeypatch, make):
+    """The figure's caption, its letters and the windows of its pictures."""
+    figures = []
+    monkeypatch.setattr("medinv.evaluation.figure._png", lambda f: figures.append(f) or b"")
+    make()
+    (figure,) = figures
+    axes = figure.axes
+    letters = {text.get_text() for axis in axes for text in axis.texts}
+    return (figure.get_supxlabel().replace("\n", " "), letters,
+            [a.images[0].get_clim() for a in axes])
+
+
+def test_ct_is_drawn_in_hounsfield_units(monkeypatch):
+    affine = orientation_affine("LPS", (1.0, 1.0, 1.0), (8, 8, 8))
+    hu = torch.full((8, 8, 8), -1000.0)
+    hu[:, 2:6, 2:6] = 500.0
+    reference = Volume(hu, affine)
+    caption, letters, windows = drawn(monkeypatch, lambda: comparison(
+        reference, {"FBP": hu + 10}, Scale(AIR_HU, "HU")))
+    assert caption == ("images: -1000 to 500 HU; error maps: 0 to 300 HU (20% of the window); the "
+                       "patient's right is on the left")
+    assert letters == set("RLAPSI")
+    assert set(windows) == {(-1000.0, 500.0), (0.0, 300.0)}
+
+
+def test_a_scan_of_unknown_position_has_no_letters(monkeypatch):
+    volume = Volume(torch.ones(4, 8, 8), torch.eye(4, dtype=torch.float64),
+                    {"position": "assumed: axial, centred"})
+    caption, letters, _ = drawn(monkeypatch, lambda: gallery({"DDS": volume}))
+    assert letters == set()
+    assert caption.startswith("images: 0 to 1; how the patient lay is not known")
 
 
 def test_report_is_self_contained_and_anonymous(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medinv.data.geometry import orientation_affine
 from medinv.data.metadata import Metadata
-from medinv.data.volume import Volume
+from medinv.data.volume import Volume, sizes
 from medinv.errors import DataError, ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.operators.cone import ConeBeam
@@ -64,6 +64,11 @@ class Sinogram:
             raise ShapeError(f"Sinogram: expected real line integrals (view, row, col) = "
                              f"{expected}, got {self.data.dtype} {tuple(self.data.shape)}; make "
                              "geometry and data agree")
+
+    def __repr__(self) -> str:
+        """Shape and geometry; not the line integrals."""
+        grid = " x ".join(map(str, self.geometry.shape))
+        return f"Sinogram({sizes(self.data)} (view, row, col) of {grid} voxels (z, y, x))"
 
     def operator(self, dtype: torch.dtype = torch.float32) -> LinearOperator:
         """The operator of the scan.

@@ -13,12 +13,23 @@ from torch import Tensor
 
 from medinv.data.geometry import placed
 from medinv.data.metadata import Metadata
-from medinv.data.volume import Volume
+from medinv.data.volume import Volume, sizes
 from medinv.errors import DataError, ShapeError
 from medinv.operators import fourier
 from medinv.operators.coil_data import CoilTransform, prewhitening_matrix
 
 _WITHOUT_SIGNS = 0x7FFFFFFF7FFFFFFF  # of both parts of a complex64, as -0.0 is a zero too
+
+
+def told_voxels(voxel_mm: tuple[float, float, float] | None) -> str:
+    """The voxels' size, for people.
+
+    >>> told_voxels((4.0, 1.0, 1.0))
+    'voxels of 4 x 1 x 1 mm (z, y, x)'
+    """
+    if voxel_mm is None:
+        return "voxels of unknown size"
+    return f"voxels of {' x '.join(f'{mm:.4g}' for mm in voxel_mm)} mm (z, y, x)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +54,8 @@ class KSpace:
     >>> kspace = KSpace(torch.zeros(1, 8, 6, 4, dtype=torch.complex64), torch.ones(6, 4) > 0)
     >>> kspace.n_coils, kspace.acceleration
     (8, 1.0)
+    >>> kspace
+    KSpace(1 x 8 x 6 x 4 complex64 (slice, coil, ky, kx), 1x undersampled, voxels of unknown size)
     """
 
     data: Tensor
@@ -70,6 +83,12 @@ class KSpace:
                 f"KSpace: mask is {self.mask.dtype} {tuple(self.mask.shape)} but k-space is "
                 f"{shape}; crop one of them, or pass a bool mask ([kz,] ky, kx) = {shape[2:]}"
             )
+
+    def __repr__(self) -> str:
+        """Shape, acceleration and voxels; not the samples."""
+        axes = "slab, coil, kz, ky, kx" if self.data.ndim == 5 else "slice, coil, ky, kx"
+        return (f"KSpace({sizes(self.data)} ({axes}), {self.acceleration:.3g}x undersampled, "
+                f"{told_voxels(self.voxel_mm)})")
 
     @property
     def n_coils(self) -> int:

@@ -13,8 +13,8 @@ from torch import Tensor
 from medinv.data.geometry import placed
 from medinv.data.metadata import Metadata
 from medinv.data.mri.ismrmrd_header import Encoding
-from medinv.data.mri.kspace import chosen, moved, whitened
-from medinv.data.volume import Volume
+from medinv.data.mri.kspace import chosen, moved, told_voxels, whitened
+from medinv.data.volume import Volume, sizes
 from medinv.errors import DataError, ShapeError
 
 _ROUNDING = 1e-3
@@ -63,6 +63,12 @@ class NonCartesianKSpace:
         if 0 in (*data, *self.shape):
             raise ShapeError(f"NonCartesianKSpace: data (slice, coil, shot, sample) are {data} of "
                              f"an image {self.shape}; expected at least one along each axis")
+
+    def __repr__(self) -> str:
+        """Shapes, acceleration and voxels; not the samples."""
+        grid = " x ".join(map(str, self.shape))
+        return (f"NonCartesianKSpace({sizes(self.data)} (slice, coil, shot, sample) of {grid} "
+                f"(z, y, x), {self.acceleration:.3g}x undersampled, {told_voxels(self.voxel_mm)})")
 
     @property
     def n_coils(self) -> int:
