@@ -6,6 +6,7 @@
     │   ├── DataError             a file that is missing, broken, or not what it should be
     │   ├── RecipeError           an unknown field or a wrong value in a recipe
     │   └── CheckpointError       weights that do not fit the problem or cannot be read
+    ├── NumericalError          a computation left the finite numbers
     ├── OutputError             a result could not be written (disk full, no permission)
     ├── DownloadError           a data set could not be fetched
     └── DependencyError         an optional package or device that this call needs is absent
@@ -38,6 +39,10 @@ class RecipeError(InputError):
 
 class CheckpointError(InputError):
     """Weights do not fit the problem or cannot be read."""
+
+
+class NumericalError(MedinvError, ArithmeticError):
+    """A computation left the finite numbers; its result would be worthless."""
 
 
 class OutputError(MedinvError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 import medinv
 from medinv.data import read_nifti
-from medinv.errors import DataError, DownloadError, InputError, RecipeError
-from medinv.priors import load_prior
+from medinv.errors import DataError, DownloadError, InputError, NumericalError, RecipeError
+from medinv.priors import NetworkPrior, load_prior
 from medinv.recipe import ct, load_recipe, recipe_hash, recipe_names, recipe_schema, run_recipe
 from medinv.recipe import measurement as measurement_module
 from medinv.recipe.evaluate import evaluate_files
@@ -63,6 +64,12 @@ WRONG = [
     ("baselines=[{name: DDS}]", "two solvers are called DDS; give one a `label`"),
     ("solver={name: FBP, label: main}", "FBP draws no samples; set samples to 1"),
     ("colour=red", "colour: unknown field"),
+    ("name=../../x/evil", "name"),
+    ("name=/etc/evil", "name"),
+    ("name=..", "name"),
+    ("name=.hidden", "name"),
+    ("name=''", "name"),
+    ("name='a\\b'", "name"),
     ("solver={name: DDIP, solver: {name: DDS, stepz: 3}}", "DDIP.solver: DDS has no setting"),
     ("solver={name: DDIP, solver: {name: SIRT}}", "SIRT uses no prior; choose a solver that does"),
     ("solver={name: DDIP, adaptation: {rank: 0}}", "DDIP.adaptation: rank: expected at least 1"),
@@ -91,6 +98,11 @@ def test_a_wrong_field_is_named_with_its_value_and_the_fix(override, message):
 def test_a_wrong_override_is_explained(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("demo-chest-ct", [override])
+
+
+def test_a_training_recipe_writes_inside_its_folder():
+    with pytest.raises(RecipeError, match="name: .*letters|name: .*pattern"):
+        load_recipe("prior-ellipses-2d", ["name=../../x/evil"])
 
 
 def test_a_missing_recipe_is_explained(tmp_path):
@@ -239,6 +251,20 @@ def test_reconstruct_returns_hu_on_the_input_grid(ct_content, tmp_path):
     assert [(p.step, p.steps) for p in steps if p.stage == "DDS"] == [(i, 3) for i in range(4)]
     again = medinv.reconstruct(recipe=recipe)
     assert torch.equal(volume.data, again.data)
+
+
+def test_an_image_that_is_not_finite_is_refused_where_it_begins(ct_content, tmp_path,
+                                                                monkeypatch):
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", ct_content)
+    denoise = NetworkPrior.forward
+
+    def broken(self, x, sigma, context=None):
+        return denoise(self, x, sigma, context) * (math.nan if 0.05 < float(sigma) < 5 else 1)
+
+    monkeypatch.setattr(NetworkPrior, "forward", broken)
+    with pytest.raises(NumericalError, match=r"DDS, step 2 of 3: \d+ of \d+ values"):
+        medinv.reconstruct(recipe=recipe, output=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 def test_samples_are_averaged_and_both_are_kept(ct_content, tmp_path):

@@ -6,9 +6,11 @@ a reader sees the old file or the new one, and a full disk or a killed run leave
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -43,15 +45,52 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, RuntimeError) as failure:
+        error = _system_error(failure)
         raise OutputError(
-            f"{path}: the file could not be written ({reason}); nothing was left under this name. "
-            "Free some space or choose another output folder."
+            f"{path}: the file could not be written ({error.strerror or error}); nothing was left "
+            f"under this name. {_advice(error)}"
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what `replacing` left beside ``path`` where it was killed; nobody may be writing.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / ".0123456789ab.partial.note.txt").write_text("ha")
+    >>> remove_leftovers(folder / "note.txt")
+    >>> list(folder.iterdir())
+    []
+    """
+    path = Path(path)
+    name = re.compile(r"\.[0-9a-f]{12}\.partial\." + re.escape(path.name))
+    with suppress(OSError):
+        for other in list(path.parent.iterdir()):
+            if name.fullmatch(other.name) and other.is_file() and not other.is_symlink():
+                other.unlink()
+
+
+def _system_error(failure: BaseException) -> OSError:
+    """What the system said, also where a library (torch) hides it behind an error of its own."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    raise failure
+
+
+def _advice(error: OSError) -> str:
+    """What to do about a file that could not be written."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "The folder is read-only for you: choose another one, or change its permissions."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space or choose another output folder."
+    return "Choose another output folder."
 
 
 def check_new_folder(folder: str | Path) -> None:
@@ -92,10 +131,11 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
             if path.is_file():
                 _flush_to_disk(path)
         os.replace(temporary, folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as failure:
+        error = _system_error(failure)
         raise OutputError(
             f"{folder}: the folder could not be written ({error.strerror or error}); nothing was "
-            "left under this name. Free some space or choose another output folder."
+            f"left under this name. {_advice(error)}"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

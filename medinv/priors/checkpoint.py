@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medinv.data.atomic import replacing
@@ -162,8 +162,9 @@ def write_checkpoint(path: Path, card: PriorCard, tensors: Mapping[str, Tensor])
         ...                  build_network(card).state_dict())  # doctest: +SKIP
     """
     _check_finite(path, tensors)
+    content = save({key: value.contiguous() for key, value in tensors.items()})
     with replacing(path) as partial:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+        partial.write_bytes(content)
         partial.chmod(0o644)  # it is written for its owner alone
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(card.model_dump_json(indent=2), encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from medinv.data import Volume
 from medinv.data.ownership import open_own
 from medinv.data.volume import sizes
-from medinv.errors import InputError
+from medinv.errors import InputError, NumericalError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
 from medinv.priors.batches import limit_chunks, raise_chunks
@@ -162,6 +162,7 @@ def reconstruct(
 
     Raises:
         InputError: a wrong recipe or file; its subclasses say which.
+        NumericalError: the image is no longer finite; the step is named, and nothing is written.
         CheckpointError: what is to be resumed is a run of another recipe, input or prior.
         OutputError: an output could not be written, or something is there that may not be
             replaced.
@@ -272,7 +273,8 @@ class _Task:
         solver = settings.build(measured.noise_std)
         self.report(Progress(stage, 0, steps))
 
-        def on_step(i: int, _: Tensor) -> None:
+        def on_step(i: int, x: Tensor) -> None:
+            _check_finite(x, f"{stage}, step {i + 1}{f' of {steps}' if steps else ''}")
             self.report(Progress(stage, i + 1, steps))
 
         with measure(measured.y.device) as cost:
@@ -282,7 +284,17 @@ class _Task:
                                rng=Generator().manual_seed(seed), snapshots=joined)
             else:
                 image = solver(measured.y, measured.A, on_step=on_step)
+        _check_finite(image, stage)
         return Method(image.cpu(), clock.seconds(), cost.peak_bytes, role)
+
+
+def _check_finite(x: Tensor, when: str) -> None:
+    """Raise `NumericalError` before anything is made of an image with NaN or infinity."""
+    n = x.numel() - int(x.isfinite().sum())
+    if n:
+        raise NumericalError(
+            f"{when}: {n} of {x.numel()} values of the image are NaN or infinite, so nothing is "
+            "written; the solver's weights may be too large, or the prior or operator broken")
 
 
 def _problem(recipe: ReconstructRecipe,

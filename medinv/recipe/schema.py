@@ -14,6 +14,10 @@ from medinv.recipe.context import Context
 from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
 from medinv.training.config import TrainConfig
 
+FileName = Annotated[str, Field(
+    pattern=r"^\w[\w .,+=()-]*$", max_length=100,
+    description="letters, digits, spaces and .,+-=(), since files may be called so")]
+
 
 class PriorProduct(Strict):
     """Two 2D priors for perpendicular slices of a volume, whose scores are added (TPDM)."""
@@ -56,7 +60,7 @@ class Output(Strict):
 class ReconstructRecipe(Strict):
     """From a measurement to a volume."""
 
-    name: str
+    name: FileName
     task: Literal["reconstruct"]
     description: str = ""
     measurement: Measurement
@@ -107,7 +111,7 @@ class ReconstructRecipe(Strict):
 class TrainRecipe(Strict):
     """The training of a prior."""
 
-    name: str
+    name: FileName
     task: Literal["train"]
     description: str = ""
     training: TrainConfig

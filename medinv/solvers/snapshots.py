@@ -93,8 +93,8 @@ class Snapshots:
         Raises:
             OutputError: the file could not be written.
         """
-        with replacing(self._path(name)) as temporary:
-            torch.save({"fingerprint": self.fingerprint, "state": state}, temporary)
+        with replacing(self._path(name)) as temporary, temporary.open("wb") as file:
+            torch.save({"fingerprint": self.fingerprint, "state": state}, file)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """What was saved under ``name``, or None.

@@ -7,21 +7,22 @@ A run lives in a folder: ``state.pt`` (weights, moving average, optimiser, step)
 
 from __future__ import annotations
 
-import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from pickle import UnpicklingError
+from typing import Any, TypeAlias, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from medinv.data.atomic import replacing
-from medinv.errors import CheckpointError
+from medinv.data.atomic import remove_leftovers, replacing
+from medinv.errors import CheckpointError, MedinvWarning, NumericalError
 from medinv.priors.base import IntensityScale, Prior
 from medinv.priors.checkpoint import load_prior
 from medinv.priors.edm import NetworkPrior, set_precision, to_channels
@@ -30,10 +31,12 @@ from medinv.priors.patches import PatchPrior
 from medinv.priors.precision import DTYPES, default_dtype
 from medinv.training.config import TrainConfig
 from medinv.training.denoising import denoising_loss, draw_sigma
+from medinv.training.history import History
 from medinv.training.images import Examples, ImageSampler, Sampler, batches, generator
 from medinv.training.patches import PatchSampler
 from medinv.training.prompts import PromptSampler, load_encoder
 
+_Weights: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 STATE, HISTORY = "state.pt", "history.jsonl"  # files of a run's folder
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -118,6 +121,24 @@ def validate(prior: NetworkPrior, held_out: Examples, seed: int) -> dict[str, fl
     return losses
 
 
+def moving_average(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
+    """The update of averaged weights, for `AveragedModel`.
+
+    The decay of update ``n`` is ``min(decay, (1 + n) / (10 + n))``, so that a short run forgets
+    its untrained start, too.
+
+    Args:
+        decay: after the warm-up.
+    """
+    @torch.no_grad()
+    def update(averages: _Weights, weights: _Weights, n: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(n)) / (10 + int(n)))
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, share)
+
+    return update
+
+
 class _Run:
     """The mutable state of a training run."""
 
@@ -132,23 +153,32 @@ class _Run:
                                       betas=(0.9, 0.99), weight_decay=1e-4)
         self.model, self.optimizer = self.fabric.setup(self.prior, optimizer)
         self.model.mark_forward_method("denoise")
-        ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.prior, multi_avg_fn=ema)
+        self.average = AveragedModel(self.prior, multi_avg_fn=moving_average(config.ema))
         self.step, self.seconds = 0, 0.0
 
     def save(self) -> None:
-        """Write the whole state, atomically."""
+        """Write the whole state, atomically, unless its weights are not finite."""
+        if not all(bool(weight.isfinite().all()) for weight in self.prior.parameters()):
+            raise NumericalError(f"training: the weights are not finite after update {self.step}; "
+                                 "lower the learning rate. The last saved state is kept")
         state = {
             "sigma_data": self.prior.sigma_data, "step": self.step, "seconds": self.seconds,
             "network": self.prior.state_dict(), "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with replacing(self.state_file) as temporary:
-            torch.save(state, temporary)
+        with replacing(self.state_file) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
     def load(self) -> None:
         """Continue from ``state.pt``."""
-        state: dict[str, Any] = torch.load(self.state_file, weights_only=True)
+        remove_leftovers(self.state_file)
+        try:
+            state: dict[str, Any] = torch.load(self.state_file, weights_only=True)
+            self.step, self.seconds = state["step"], state["seconds"]
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+            raise CheckpointError(f"{self.state_file}: expected the state of a training run, but "
+                                  f"it cannot be read ({type(error).__name__}); start in another "
+                                  "folder") from error
         try:
             self.prior.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
@@ -159,7 +189,6 @@ class _Run:
             ) from error
         self.prior.sigma_data = self.average.module.sigma_data = state["sigma_data"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
 
     def update(self, examples: Examples, rng: Generator) -> Tensor:
         """One optimiser step; returns the mean loss."""
@@ -169,6 +198,9 @@ class _Run:
         examples = examples.map(lambda t: t.to(device))
         loss = denoising_loss(partial(self.model.denoise, **examples.known), self.prior.sigma_data,
                               examples.images, sigma.to(device), rng).mean()
+        if not bool(loss.isfinite()):
+            raise NumericalError(f"training: the loss of update {self.step + 1} is {loss.item()}; "
+                                 "lower the learning rate. The last saved state is kept")
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
@@ -194,13 +226,20 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
 
     Raises:
         CheckpointError: ``folder`` holds a run and ``resume`` is false, or another network's run.
+        NumericalError: the loss is not finite; the state is that of the last save.
+        OutputError: the folder cannot be written to; what was saved before is whole.
+
+    Warns:
+        MedinvWarning: the average denoises clearly worse than the last weights.
     """
     run = _Run(config, folder)
     if run.state_file.exists():
         if not resume:
             raise CheckpointError(f"{folder} holds a run already; pass --resume or another folder")
         run.load()
-    folder.mkdir(parents=True, exist_ok=True)
+    else:
+        run.save()  # now, rather than after hours, it shows whether the folder can be written to
+    history = History(folder / HISTORY, run.step)
     held_out = build_sampler(config, validation=True).examples(32, generator(config.seed, -2))
     held_out = held_out.map(lambda t: t.to(run.fabric.device))
     average = cast(NetworkPrior, run.average.module)
@@ -215,14 +254,16 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
         progress = Progress(run.step, config.updates, loss, left)
         if run.step % config.validate_every == 0 or run.step == config.updates:
             progress.validation = validate(average, held_out, config.seed)
-            _record(folder, {"step": run.step, "seconds": round(run.seconds),
-                             "validation": progress.validation})
+            history.add({"step": run.step, "seconds": round(run.seconds),
+                         "validation": progress.validation})
         if now - saved > 60 * config.save_minutes or run.step == config.updates:
             run.save()
             saved = now
         if on_update is not None:
             on_update(progress)
-    average.error_by_sigma = _errors(validate(average, held_out, config.seed), average.sigma_data)
+    validation = validate(average, held_out, config.seed)
+    _warn_of_lag(validation, validate(run.prior, held_out, config.seed))
+    average.error_by_sigma = _errors(validation, average.sigma_data)
     average.eval().requires_grad_(False)
     if config.patch is None:
         return average
@@ -235,6 +276,10 @@ def _errors(losses: dict[str, float], sigma_data: float) -> dict[float, float]:
     return {s: loss / (1 / s**2 + 1 / sigma_data**2) for s, loss in levels.items()}
 
 
-def _record(folder: Path, row: dict[str, Any]) -> None:
-    with (folder / HISTORY).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _warn_of_lag(average: dict[str, float], weights: dict[str, float]) -> None:
+    """Warn where the moving average denoises clearly worse than the weights themselves."""
+    mean, own = (sum(losses.values()) / len(losses) for losses in (average, weights))
+    if mean > 1.2 * own:
+        warnings.warn(f"training: the moving average of the weights lags behind them: validation "
+                      f"{mean:.3g} against {own:.3g}; train longer, or lower ema",
+                      MedinvWarning, stacklevel=3)

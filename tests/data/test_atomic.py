@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from medinv.data import Volume
-from medinv.data.atomic import replacing, write_json, write_text
+from medinv.data.atomic import replacing, replacing_folder, write_json, write_text
 from medinv.errors import OutputError
 
 
@@ -67,3 +69,15 @@ def test_json_has_no_nan(tmp_path):
     assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == {
         "psnr": None, "rows": [1.5, None]
     }
+
+
+@pytest.mark.parametrize(("number", "advice"), [
+    (errno.EACCES, "read-only"), (errno.EROFS, "read-only"), (errno.ENOSPC, "Free some space"),
+    (errno.EDQUOT, "Free some space"), (errno.EIO, "Choose another output folder"),
+])
+def test_the_advice_fits_the_reason(number, advice, tmp_path):
+    error = OSError(number, os.strerror(number))
+    with pytest.raises(OutputError, match=advice), replacing(tmp_path / "x.txt"):
+        raise error
+    with pytest.raises(OutputError, match=advice), replacing_folder(tmp_path / "y"):
+        raise error
