@@ -20,7 +20,7 @@ from medinv.data.nifti import read_nifti
 from medinv.data.volume import Volume
 from medinv.errors import DataError
 
-_HDF5 = (".h5", ".hdf5")
+HDF5 = (".h5", ".hdf5")
 _ARRAYS = (".npy", ".npz", ".mat")
 
 
@@ -94,7 +94,7 @@ def read_scan(
     (1, 64, 48)
     """
     suffix = Path(path).suffix.lower()
-    is_bart, is_raw = is_cfl(path), suffix in _HDF5 and is_ismrmrd(path)
+    is_bart, is_raw = is_cfl(path), suffix in HDF5 and is_ismrmrd(path)
     if trajectory is not None and not is_bart:
         raise DataError(f"{path}: a trajectory is declared for BART's files only; this kind of "
                         "file has its own; leave it out")
@@ -109,11 +109,11 @@ def read_scan(
         scan = read_bart_kspace(path, trajectory)
     elif is_raw:
         scan = read_ismrmrd(path, select=select, reversed_readouts=reversed_readouts)
-    elif suffix in _HDF5:
+    elif suffix in HDF5:
         return read_fastmri(path, key, slices)
     elif suffix in _ARRAYS:
         scan = read_array_kspace(path, key, axes)
     else:
-        known = ", ".join((*_ARRAYS, *_HDF5, *BART))
+        known = ", ".join((*_ARRAYS, *HDF5, *BART))
         raise DataError(f"{path}: expected k-space as {known}, got {suffix!r}; convert the file")
     return scan if slices is None else scan.part(slices)

@@ -219,33 +219,6 @@ MapEstimate = Annotated[
 Density = Literal["auto", "radial", "pipe-menon", "none"]
 
 
-class MRIFile(Strict):
-    """Measured k-space, Cartesian or not; unless the file says so, zeros were not measured."""
-
-    kind: Literal["mri-file"]
-    kspace: KSpaceSource
-    slices: Interval | None = Field(None, description="slices to use, [start, stop]")
-    prewhiten: Literal["auto", "corners", "none"] = Field(
-        "auto", description="noise from the file's noise scan, if it has one, or from the corners"
-    )
-    remove_oversampling: bool = Field(
-        False, description="Cartesian: crop the readout to the reconstructed field of view"
-    )
-    compress_coils: int | None = Field(None, ge=1, description="virtual coils (SVD); all if null")
-    split: bool = Field(
-        True, description="3D: slices across an axis that is sampled alike, each solved in 2D"
-    )
-    maps: str | None = Field(None, description="file of coil maps; they are estimated if null")
-    estimate_maps: MapEstimate = ESPIRiTMaps()
-    calibration_width: Count | list[Count] | None = Field(
-        None, description="of the calibration region, one number or one for each axis of k-space; "
-                          "as wide as is sampled along each, up to 24, if null"
-    )
-    density: Density = Field(
-        "auto", description="non-Cartesian: weights; exact for spokes, else Pipe and Menon's"
-    )
-
-
 class Columns(Strict):
     """Whole columns around a fully sampled centre; the same mask for every slice."""
 
@@ -273,6 +246,39 @@ class Caipirinha(Strict):
     acceleration: tuple[int, int] = Field(description="along ky and kx")
     shift: int = Field(1, ge=0, description="rows by which a column moves from its neighbour")
     calibration_width: int = Field(24, ge=0, description="side of the fully sampled centre")
+
+
+Undersampling = Annotated[Columns | PoissonDisc | Caipirinha, Field(discriminator="kind")]
+
+
+class MRIFile(Strict):
+    """Measured k-space, Cartesian or not; unless the file says so, zeros were not measured."""
+
+    kind: Literal["mri-file"]
+    kspace: KSpaceSource
+    slices: Interval | None = Field(None, description="slices to use, [start, stop]")
+    mask: Undersampling | None = Field(
+        None, description="retrospective undersampling: of what was measured, this is kept"
+    )
+    prewhiten: Literal["auto", "corners", "none"] = Field(
+        "auto", description="noise from the file's noise scan, if it has one, or from the corners"
+    )
+    remove_oversampling: bool = Field(
+        False, description="Cartesian: crop the readout to the reconstructed field of view"
+    )
+    compress_coils: int | None = Field(None, ge=1, description="virtual coils (SVD); all if null")
+    split: bool = Field(
+        True, description="3D: slices across an axis that is sampled alike, each solved in 2D"
+    )
+    maps: str | None = Field(None, description="file of coil maps; they are estimated if null")
+    estimate_maps: MapEstimate = ESPIRiTMaps()
+    calibration_width: Count | list[Count] | None = Field(
+        None, description="of the calibration region, one number or one for each axis of k-space; "
+                          "as wide as is sampled along each, up to 24, if null"
+    )
+    density: Density = Field(
+        "auto", description="non-Cartesian: weights; exact for spokes, else Pipe and Menon's"
+    )
 
 
 class Spokes(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.data import Volume, block_mean, crop, load_volume, read_volume, shepp_logan
+from medinv.data.mri.kspace import centre
 from medinv.errors import DataError, DownloadError, MedinvWarning
 from medinv.operators.base import LinearOperator
 from medinv.recipe.blocks import Interval, VolumeSource
@@ -26,7 +27,8 @@ class Measured:
         noise_std: std of each real component of the noise in ``y``, known or estimated.
         to_volume: an image in physical units (1/mm for CT) as a volume in output units (HU).
         unit: the output unit.
-        reference: the true image in physical units, where the measurement is simulated.
+        reference: the true image in physical units, where the measurement is simulated, or the
+            file's own; it may show the centre of the slices only, see `compared`.
         origin: one sentence for people: what was measured or simulated, and from what. It names
             no file, as file names often hold patient names.
         notes: what they should know beside it, such as a fallback.
@@ -47,9 +49,24 @@ class Measured:
         """What it is, and its operator; not the samples."""
         return f"Measured({self.origin}; {self.A})"
 
+    def compared(self, x: Tensor) -> Tensor:
+        """The part of an image that the reference shows: the centre of its slices."""
+        return x if self.reference is None else central(x, self.reference.shape)
+
     def to(self, device: torch.device) -> Measured:
         """With ``y`` and ``A`` on a device; the operator itself is moved. Images stay."""
         return replace(self, y=self.y.to(device), A=self.A.to(device))
+
+
+def central(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """The centre of slices (*batch, y, x), at most as large as ``shape`` (*batch, y, x).
+
+    >>> central(torch.zeros(2, 8, 6), (2, 4, 9)).shape
+    torch.Size([2, 4, 6])
+    """
+    for axis in (-2, -1):
+        image = centre(image, axis, min(shape[axis], image.shape[axis]))
+    return image
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from medinv.operators.base import LinearOperator
 from medinv.operators.mri import CartesianMRI
 from medinv.operators.noncartesian import NonCartesianMRI
 from medinv.recipe.blocks import MRIFile, MRISimulated, Spiral, Spokes
-from medinv.recipe.measurement import Measured, add_noise, load_source, select
+from medinv.recipe.measurement import Measured, add_noise, central, load_source, select
 from medinv.recipe.mri_problem import density, make_problem, rms
 from medinv.recipe.mri_sampling import draw_mask, draw_trajectory
 from medinv.recipe.mri_scan import read_prepared
@@ -28,37 +28,41 @@ _ASSUMED = (
 )
 _METHODS = {"espirit": "ESPIRiT", "walsh": "Walsh", "low-resolution": "low resolution",
             "jsense": "JSENSE"}
+_REFERENCE = "the reference is the file's own image of all its samples, by magnitude"
 _NO_VOXEL = "the file holds no voxel size: 1 mm is assumed, so distances are not to scale"
 
 
-def measure_file(recipe: MRIFile, path: Path | None) -> Measured:
+def measure_file(recipe: MRIFile, path: Path | None, seed: int = 0) -> Measured:
     """Read k-space; masks and trajectories come from the file, maps from there or estimated.
 
     Args:
         recipe: the measurement block.
         path: a file to use instead of the recipe's k-space.
+        seed: of a mask.
 
     Raises:
         DataError: no such file or array, samples that are not finite, or only zeros.
         InputError: what an option needs is missing, or the maps cannot be estimated.
         ShapeError: a mask or maps of another size.
     """
-    scan = read_prepared(recipe, path)
+    scan = read_prepared(recipe, path, seed)
     kspace = scan.kspace
     problem = make_problem(scan, recipe)
     batch = problem.y.shape[:problem.A.codomain.batch_ndim(problem.y)]
     shape = (*batch, *problem.A.domain.shape)
+    reference = None if scan.reference is None else central(scan.reference, shape)
     how = _METHODS[recipe.estimate_maps.method]
     sampling_name = "" if problem.kind == "Cartesian" else f" ({problem.kind})"
     *outer, rows, columns = shape
     return Measured(
-        y=problem.y, A=problem.A, noise_std=problem.noise_std, unit="arbitrary", reference=None,
-        to_volume=problem.to_volume,
+        y=problem.y, A=problem.A, noise_std=problem.noise_std, unit="arbitrary",
+        reference=reference, to_volume=problem.to_volume,
         origin=(
             f"measured k-space{sampling_name}: {prod(outer)} slice(s), {kspace.n_coils} coils, "
             f"{rows} x {columns}, {kspace.acceleration:.3g}x undersampled"
+            + (f" in retrospect ({recipe.mask.kind})" if recipe.mask else "")
         ),
-        notes=_place_notes(kspace),
+        notes=(*_place_notes(kspace), *((_REFERENCE,) if reference is not None else ())),
         facts={
             "simulated": False, "shape": list(shape), "coils": kspace.n_coils,
             "acceleration": kspace.acceleration, "maps": "from a file" if recipe.maps else how,

@@ -191,7 +191,8 @@ def draw(run: Run) -> bytes:
     if run.measured.reference is None:
         return gallery(volumes, scale)
     reference = run.measured.to_volume(run.measured.reference)
-    return comparison(reference, {title: v.data for title, v in volumes.items()}, scale)
+    shown = {title: run.measured.compared(v.data) for title, v in volumes.items()}
+    return comparison(reference, shown, scale)
 
 
 def _unit(run: Run) -> str:

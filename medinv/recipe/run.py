@@ -122,10 +122,11 @@ class Run:
 
     def _metrics(self, method: Method) -> dict[str, float]:
         measured, reference = self.measured, self.measured.reference
+        image = measured.compared(method.image)
         quality = {} if reference is None else {
-            "PSNR (dB)": psnr(method.image, reference),
-            "SSIM": ssim(method.image, reference),
-            "NRMSE": nrmse(method.image, reference),
+            "PSNR (dB)": psnr(image, reference),
+            "SSIM": ssim(image, reference),
+            "NRMSE": nrmse(image, reference),
         }
         return quality | {
             "residual": measurement_residual(method.image.to(measured.y.device), measured.y,
@@ -225,7 +226,7 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
     elif isinstance(block, CTFile):
         measured = ct_file.measure(block, path)
     elif isinstance(block, MRIFile):
-        measured = mri.measure_file(block, path)
+        measured = mri.measure_file(block, path, recipe.seed)
     elif isinstance(block, ThickSlices):
         measured = thick_slices.measure(block, path, recipe.seed)
     else:
