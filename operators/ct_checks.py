@@ -30,6 +30,9 @@ def check_angles(name: str, angles: Tensor) -> None:
     Example:
         >>> check_angles("scan", torch.arange(180) * torch.pi / 180)
     """
+    if not isinstance(angles, Tensor):
+        raise ShapeError(f"{name}: angles are a {type(angles).__name__}; pass a tensor in "
+                         "radians, torch.as_tensor(angles).")
     if angles.ndim != 1 or len(angles) == 0 or not bool(angles.isfinite().all()):
         raise ShapeError(f"{name}: angles are {tuple(angles.shape)}; pass one finite angle "
                          "in radians per view, (view,).")

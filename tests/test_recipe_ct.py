@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
@@ -18,6 +19,7 @@ from medinv.recipe.load import validate_recipe
 from medinv.recipe.run import measure_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.series import write_series
+from medinv.recipe.unexplained import unexplained
 from tests import tiny
 from tests.data.ct.projection_files import Scanner, write_dxchange
 
@@ -61,6 +63,33 @@ def test_dicom_of_attenuation_asks_for_hounsfield_units(file_content):
     volume = measure_recipe(recipe(content, mu_water=0.02)).to_volume(torch.full((2, 40, 40), .02))
     assert (volume.metadata["unit"], float(volume.data.max())) == ("HU", 0.0)
     assert (volume.acquisition.modality, volume.data.shape) == ("CT", (2, 40, 40))
+
+
+def test_an_image_that_explains_nothing_is_pointed_out(file_content):
+    """Radians read as degrees and a centre given by hand: TV finds nothing, and says so."""
+    content = {**file_content, "solver": {"name": "TV", "weight": 1e-4, "max_iter": 5},
+               "baselines": []}
+    path = content["measurement"]["projections"]["path"]
+    good = run_recipe(recipe(content, rotation_centre=18.5))
+    assert not [note for note in good.measured.notes if "WARNING" in note]
+    with h5py.File(path, "a") as file:
+        theta = np.deg2rad(file["exchange/theta"][:])
+        del file["exchange/theta"]
+        file["exchange/theta"] = theta
+    blind = recipe(content, rotation_centre=18.5, angle_unit="degrees")
+    assert measure_recipe(recipe(content, rotation_centre=18.5)).A.angles[1] == theta[1]
+    run = run_recipe(blind)
+    assert "of the data unexplained" in run.measured.notes[-1]
+    assert "angles and their unit" in run.measured.notes[-1]
+
+
+@pytest.mark.parametrize(("noise_std", "told"), [(0.0, True), (0.6, False)])
+def test_data_of_noise_need_no_explanation(file_content, noise_std, told):
+    """Zeros leave all of the data; where most of them is noise, nothing is wrong with that."""
+    measured = measure_recipe(recipe(file_content))
+    level = float(measured.y.square().mean().sqrt())
+    noisy = replace(measured, noise_std=noise_std * level)
+    assert bool(unexplained(noisy, {"zeros": torch.zeros(2, 40, 40)})) == told
 
 
 def test_a_centre_at_the_side_widens_the_grid(file_content):

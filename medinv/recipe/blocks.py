@@ -174,6 +174,9 @@ class CTFile(Strict):
     pixel_mm: Weight | None = Field(
         None, description="size of a detector pixel, where the file does not state it"
     )
+    angle_unit: Literal["degrees", "radians"] | None = Field(
+        None, description="of the view angles, where the file does not state it"
+    )
     shape: Pooling | None = Field(None, description="voxels of the volume, z, y, x")
     voxel_mm: tuple[Weight, Weight, Weight] | None = Field(None, description="z, y, x")
     mu_water: Weight | None = Field(

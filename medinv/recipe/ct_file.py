@@ -36,7 +36,7 @@ def measure(recipe: CTFile, path: Path | None) -> Measured:
             or a rotation centre that cannot be found.
     """
     sinogram = read_sinogram(_locate(recipe.projections, path), rows=recipe.rows,
-                             pixel_mm=recipe.pixel_mm)
+                             pixel_mm=recipe.pixel_mm, angle_unit=recipe.angle_unit)
     sinogram, centre = _centred(sinogram, recipe)
     sinogram = _on_grid(sinogram.every(recipe.every).binned(recipe.bin_rows, recipe.bin_columns),
                         recipe)

@@ -40,6 +40,7 @@ from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
 from medinv.recipe.told import checksum_of
+from medinv.recipe.unexplained import unexplained
 from medinv.resources import choose_device, measure
 from medinv.solvers.snapshots import Snapshots
 
@@ -210,12 +211,15 @@ def run_recipe(
     }
     main, n_samples = recipe.solver, recipe.samples
     if n_samples == 1:
-        methods[main.title] = task.solve(main, recipe.seed, main.title, "result")
-        return Run(recipe, measured, methods, main.title, precision)
-    first, mean = _sample(task, recipe)
-    one, title = sample_titles(main.title, n_samples)
-    methods |= {one: first, title: mean}
-    return Run(recipe, measured, methods, title, precision)
+        title = main.title
+        methods[title] = task.solve(main, recipe.seed, title, "result")
+    else:
+        first, mean = _sample(task, recipe)
+        one, title = sample_titles(main.title, n_samples)
+        methods |= {one: first, title: mean}
+    images = {name: method.image for name, method in methods.items()}
+    notes = (*measured.notes, *unexplained(measured, images))
+    return Run(recipe, replace(measured, notes=notes), methods, title, precision)
 
 
 def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measured:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import math
 import pickle
 
 import astra
+import numpy as np
 import pytest
 import torch
 
 from medinv.errors import DependencyError, ShapeError
-from medinv.operators import ParallelBeam
+from medinv.operators import ParallelBeam, ct_checks
 from medinv.operators.ct_backends import joseph_matrix
 from tests.operators.ct_objects import disc_image, disc_line_integrals
 
@@ -160,3 +162,11 @@ def test_cuda_kernels_agree_with_the_matrix(n_slices, rng):
     assert error < 5e-3
     error = (on_cuda.adjoint(y.cuda()).cpu() - A.adjoint(y)).norm() / A.adjoint(y).norm()
     assert error < 0.1
+
+
+@pytest.mark.parametrize("angles", [[0.0, 1.0], np.arange(3.0), (0.0,)], ids=["list", "array",
+                                                                         "tuple"])
+def test_angles_of_another_type_are_told_what_to_do(angles):
+    """Past the type check of the test run."""
+    with pytest.raises(ShapeError, match=r"angles are a (list|ndarray|tuple); pass a tensor"):
+        inspect.unwrap(ct_checks.check_angles)("ParallelBeam", angles)

@@ -1,8 +1,9 @@
 """Projections of CT from files: DXchange HDF5, the Helsinki challenge's .mat, and all others.
 
-Angles are degrees in both formats. DXchange (De Carlo et al., J. Synchrotron Rad. 21 (2014), 1224)
+DXchange (De Carlo et al., J. Synchrotron Rad. 21 (2014), 1224)
 keeps counts of a parallel beam with frames without object (``data_white``) and without beam
-(``data_dark``); it states no direction of rotation, so a picture may be a mirror image. HTC 2022
+(``data_dark``); it states no direction of rotation, so a picture may be a mirror image, and often
+no unit of its angles. HTC 2022
 (doi:10.5281/zenodo.8041800) keeps corrected line integrals of a fan beam with its geometry.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medinv.data.ct.angles import AngleUnit, in_radians, noted
 from medinv.data.ct.matlab_struct import read_mat_structs
 from medinv.data.ct.projections_dicom import read_projection_dicom
 from medinv.data.ct.projections_yaml import GEOMETRY_FILE, read_projection_arrays
@@ -45,7 +47,7 @@ _FLOOR = 1e-3
 
 
 def read_sinogram(path: str | Path, *, rows: tuple[int, int] | None = None,
-                  pixel_mm: float | None = None) -> Sinogram:
+                  pixel_mm: float | None = None, angle_unit: AngleUnit | None = None) -> Sinogram:
     """Projections from a file or folder, as line integrals.
 
     Args:
@@ -53,6 +55,7 @@ def read_sinogram(path: str | Path, *, rows: tuple[int, int] | None = None,
             folder), or a folder, zip or file of DICOM-CT-PD.
         rows: first and last + 1 of the detector rows to keep; of HDF5, no other is read.
         pixel_mm: size of a detector pixel, for DXchange files that do not state it.
+        angle_unit: of the view angles, where the file does not state it.
 
     Raises:
         DataError: what the reader of this kind raises.
@@ -64,22 +67,23 @@ def read_sinogram(path: str | Path, *, rows: tuple[int, int] | None = None,
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in (".h5", ".hdf5", ".hdf"):
-        return read_dxchange(path, rows=rows, pixel_mm=pixel_mm)
+        return read_dxchange(path, rows=rows, pixel_mm=pixel_mm, angle_unit=angle_unit)
     if pixel_mm is not None:
         raise DataError(f"{path}: its geometry states the size of a pixel; leave out pixel_mm")
     if suffix == ".mat":
-        sinogram = read_htc(path)
+        sinogram = read_htc(path, angle_unit=angle_unit)
     elif suffix in (".yaml", ".yml") or (path / GEOMETRY_FILE).is_file():
-        sinogram = read_projection_arrays(path / GEOMETRY_FILE if path.is_dir() else path)
+        path = path / GEOMETRY_FILE if path.is_dir() else path
+        sinogram = read_projection_arrays(path, angle_unit=angle_unit)
     elif suffix in (".npy", ".npz"):
-        sinogram = read_projection_arrays(path.parent / GEOMETRY_FILE)
+        sinogram = read_projection_arrays(path.parent / GEOMETRY_FILE, angle_unit=angle_unit)
     else:
         sinogram = read_projection_dicom(path)
     return sinogram if rows is None else sinogram.rows(*rows)
 
 
 def read_dxchange(path: str | Path, *, rows: tuple[int, int] | None = None,
-                  pixel_mm: float | None = None) -> Sinogram:
+                  pixel_mm: float | None = None, angle_unit: AngleUnit | None = None) -> Sinogram:
     """Line integrals of a parallel beam from counts in DXchange's layout.
 
     ``-log((data - dark) / (white - dark))``, with the means of the white and dark frames. A pixel
@@ -89,6 +93,7 @@ def read_dxchange(path: str | Path, *, rows: tuple[int, int] | None = None,
         path: an HDF5 file with ``exchange/data``, ``data_white``, ``theta``, maybe ``data_dark``.
         rows: first and last + 1 of the detector rows to read; all if None.
         pixel_mm: size of a detector pixel; the file's, or 1 mm and a note, if None.
+        angle_unit: of ``theta``; the file's, or told by the angles' span and a note, if None.
 
     Raises:
         DataError: not such a file, shapes that disagree, values that are not finite, or rows that
@@ -111,7 +116,7 @@ def read_dxchange(path: str | Path, *, rows: tuple[int, int] | None = None,
         dark = torch.zeros_like(white)
         if "data_dark" in file["exchange"]:
             dark = _frames(file, "exchange/data_dark", path, data.shape, (start, stop))
-        angles = _theta(file, path, data.shape[0])
+        angles, told = _theta(file, path, data.shape[0], angle_unit)
         stated = _pixel_mm(file, path)
     for name, values in (("data", counts), ("white and dark frames", white - dark)):
         check_finite(values, path, name)
@@ -125,6 +130,7 @@ def read_dxchange(path: str | Path, *, rows: tuple[int, int] | None = None,
     except ShapeError as error:
         raise DataError(f"{path}: its angles and pixel size make no scan: {error}") from error
     notes = [_MIRROR] if pixel_mm or stated else [_MIRROR, _ASSUMED_PIXEL]
+    notes += [told] if told else []
     if dead:
         notes.append(f"{dead} detector pixels are dead and count as opaque")
     facts = {"format": "DXchange", "notes": tuple(notes)}
@@ -155,16 +161,16 @@ def _frames(file: h5py.File, name: str, path: Path, shape: tuple[int, ...],
     return torch.from_numpy(part.astype(np.float64).mean(0)).float()
 
 
-def _theta(file: h5py.File, path: Path, n_views: int) -> Tensor:
-    """View angles in radians."""
+def _theta(file: h5py.File, path: Path, n_views: int, unit: AngleUnit | None
+           ) -> tuple[Tensor, str | None]:
+    """View angles in radians, and a note if their unit was guessed."""
     theta = hdf5_array(file, "exchange/theta", path)
     if theta.shape != (n_views,) or theta.dtype.kind not in "iuf" or not np.isfinite(theta).all():
         raise DataError(f"{path}: expected exchange/theta as {n_views} finite angles, found "
                         f"{theta.dtype} {theta.shape}; export the scan again")
-    units = file["exchange/theta"].attrs.get("units", "degrees")
-    name = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-    angles = torch.from_numpy(theta.astype(np.float64))
-    return angles if name.lower().startswith("rad") else torch.deg2rad(angles)
+    stated = file["exchange/theta"].attrs.get("units", "")
+    name = stated.decode(errors="replace") if isinstance(stated, bytes) else str(stated)
+    return in_radians(torch.from_numpy(theta.astype(np.float64)), unit or name, str(path))
 
 
 def _pixel_mm(file: h5py.File, path: Path) -> float | None:
@@ -181,11 +187,15 @@ def _pixel_mm(file: h5py.File, path: Path) -> float | None:
     return value if 0 < value < math.inf else None
 
 
-def read_htc(path: str | Path) -> Sinogram:
+def read_htc(path: str | Path, *, angle_unit: AngleUnit | None = None) -> Sinogram:
     """Fan-beam line integrals of the Helsinki Tomography Challenge 2022 (``.mat``).
 
     The picture agrees with the challenge's own reconstructions, which are ASTRA's: there y points
     up, so columns are reversed and angles ``theta`` become ``180 - theta`` degrees.
+
+    Args:
+        path: the file.
+        angle_unit: of its angles, degrees in the challenge; told by their span if None.
 
     Raises:
         DataError: not such a file, or a geometry that cannot be.
@@ -205,14 +215,17 @@ def read_htc(path: str | Path) -> Sinogram:
         float(_htc_numbers(parameters, name, path, size=1).item())
         for name in ("distanceSourceOrigin", "distanceSourceDetector", "pixelSizePost"))
     check_finite(torch.from_numpy(data), path, "line integrals")
-    angles = math.pi - torch.deg2rad(torch.from_numpy(degrees))
+    theta = torch.from_numpy(degrees)
+    check_finite(theta, path, "angles")
+    radians, told = in_radians(theta, angle_unit, str(path))
+    angles = math.pi - radians
     try:
         geometry = fitted(ct_geometry.fan((1, 1), angles, col_mm, source_mm,
                                           to_detector_mm - source_mm, data.shape[1], col_mm))
     except ShapeError as error:
         raise DataError(f"{path}: its parameters make no fan beam: {error}") from error
     integrals = torch.from_numpy(data[:, None, ::-1].astype(np.float32))
-    return Sinogram(integrals, geometry, metadata={"format": "HTC 2022"},
+    return Sinogram(integrals, geometry, metadata={"format": "HTC 2022", **noted(told)},
                     acquisition=Metadata(modality="CT", kvp=_kvp(parameters)))
 
 

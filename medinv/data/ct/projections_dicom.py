@@ -34,6 +34,7 @@ from medinv.data.mri.arrays import check_finite
 from medinv.data.safety import check_memory
 from medinv.errors import DataError, ShapeError
 from medinv.operators import ct_geometry
+from medinv.operators.ct_checks import check_angles
 from medinv.operators.ct_geometry import CTGeometry
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ class _Scan:
     def geometry(self, views: Sequence[_View]) -> tuple[CTGeometry, float]:
         """Source and detector of each view, and the largest misplacement in columns."""
         focus = torch.tensor([view.focus for view in views], dtype=torch.float64)
+        check_angles("azimuths of the focal spot", focus[:, 1])
         shift = torch.tensor([view.shift for view in views], dtype=torch.float64)
         middle = torch.tensor([0, 0, _middle(views)], dtype=torch.float64)
         centres = _cartesian(focus) - middle

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from medinv.data.ct.angles import AngleUnit, in_radians, noted
 from medinv.data.ct.sinogram import Sinogram, fitted
 from medinv.data.metadata import Metadata
 from medinv.data.mri.arrays import check_finite, read_array
@@ -34,7 +35,7 @@ _MAX_VIEWS = 1_000_000
 
 Millimetres = Annotated[float, Field(gt=0, lt=1e6)]
 Offset = Annotated[float, Field(gt=-1e6, lt=1e6)]
-Degrees = Annotated[float, Field(gt=-1e6, lt=1e6)]
+Angle = Annotated[float, Field(gt=-1e6, lt=1e6)]
 Count = Annotated[int, Field(gt=0, le=100_000)]
 
 
@@ -43,13 +44,13 @@ class Arc(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start: Degrees = 0.0
-    stop: Degrees
+    start: Angle = 0.0
+    stop: Angle
     count: int = Field(gt=0, le=_MAX_VIEWS)
 
 
 class ScanGeometry(BaseModel):
-    """What `geometry.yaml` may say; lengths in mm, angles in degrees.
+    """What `geometry.yaml` may say; lengths in mm, angles in degrees unless it says radians.
 
     >>> ScanGeometry(kind="parallel", data="scan.npy", angles=[0, 90], col_mm=0.5).values
     'line-integrals'
@@ -63,7 +64,9 @@ class ScanGeometry(BaseModel):
     axes: Literal["view row col", "row view col", "view col row", "view col"] | None = Field(
         None, description="order of the array's axes; by default view [row] col")
     values: Literal["line-integrals", "transmission"] = "line-integrals"
-    angles: Arc | tuple[Degrees, ...]
+    angles: Arc | tuple[Angle, ...]
+    angle_unit: AngleUnit | None = Field(
+        None, description="degrees or radians; told by the angles' span if left out")
     col_mm: Millimetres = Field(description="width of a column, on the detector")
     row_mm: Millimetres | None = Field(None, description="height of a row; col_mm by default")
     source_mm: Millimetres | None = Field(None, description="from the source to the axis")
@@ -94,8 +97,13 @@ class ScanGeometry(BaseModel):
         return self
 
 
-def read_projection_arrays(path: str | Path) -> Sinogram:
+def read_projection_arrays(path: str | Path, *, angle_unit: AngleUnit | None = None
+                           ) -> Sinogram:
     """Projections whose geometry is in a YAML file, see `ScanGeometry`.
+
+    Args:
+        path: the YAML file.
+        angle_unit: of its angles, where it does not state it.
 
     Raises:
         DataError: no such file, not YAML, an unknown or wrong field, or an array that does not
@@ -111,14 +119,15 @@ def read_projection_arrays(path: str | Path) -> Sinogram:
     check_finite(integrals, path.parent / scan.data, "projections")
     if scan.values == "transmission":
         integrals = log_transform(integrals, floor=1e-6)
+    angles, told = in_radians(_angles(scan), scan.angle_unit or angle_unit, str(path))
     try:
-        geometry = _geometry(scan, _angles(scan), integrals.shape[1], integrals.shape[2])
+        geometry = _geometry(scan, angles, integrals.shape[1], integrals.shape[2])
     except ShapeError as error:
         raise DataError(f"{path}: its fields make no scan: {error}") from error
     if len(integrals) != geometry.n_views:
         raise DataError(f"{path}: angles: expected one for each of the {len(integrals)} views, "
                         f"got {geometry.n_views}; correct them or the array's axes")
-    return Sinogram(integrals, geometry, metadata={"format": "NumPy"},
+    return Sinogram(integrals, geometry, metadata={"format": "NumPy", **noted(told)},
                     acquisition=Metadata(modality="CT"))
 
 
@@ -162,13 +171,12 @@ def _ordered(data: Tensor, scan: ScanGeometry, path: Path) -> Tensor:
 
 
 def _angles(scan: ScanGeometry) -> Tensor:
+    """In the file's unit."""
     if isinstance(scan.angles, Arc):
         arc = scan.angles
         steps = torch.arange(arc.count, dtype=torch.float64) / arc.count
-        degrees = arc.start + (arc.stop - arc.start) * steps
-    else:
-        degrees = torch.tensor(scan.angles, dtype=torch.float64)
-    return torch.deg2rad(degrees)
+        return arc.start + (arc.stop - arc.start) * steps
+    return torch.tensor(scan.angles, dtype=torch.float64)
 
 
 def _geometry(scan: ScanGeometry, angles: Tensor, n_rows: int, n_cols: int) -> CTGeometry:

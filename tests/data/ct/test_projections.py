@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import h5py
 import numpy as np
 import pytest
@@ -64,6 +66,63 @@ def test_dxchange_radians_and_dead_pixels(tmp_path):
     assert bool(sinogram.data.isfinite().all())
 
 
+@pytest.mark.parametrize("span", [math.pi, 2 * math.pi])
+@pytest.mark.parametrize("ends", [True, False], ids=["both ends", "one end"])
+def test_radians_without_a_unit_are_told_by_their_span(tmp_path, span, ends):
+    theta = np.linspace(0.0, span, 20, endpoint=ends) + 0.3
+    sinogram = read_sinogram(write_dxchange(tmp_path / "scan.h5", disc_scan()[1], theta))
+    torch.testing.assert_close(sinogram.operator().angles, torch.from_numpy(theta))
+    assert "were taken as radians" in " ".join(sinogram.metadata["notes"])
+    degrees = read_sinogram(tmp_path / "scan.h5", angle_unit="degrees").operator().angles
+    torch.testing.assert_close(degrees, torch.deg2rad(torch.from_numpy(theta)))
+
+
+@pytest.mark.parametrize("span", [0.5, 2.1, 4.0, 4 * math.pi])
+def test_angles_that_could_be_either_are_asked_for(tmp_path, span):
+    """Limited angles or several turns in radians, or a short arc in degrees."""
+    theta = np.linspace(0.0, span, 20)
+    path = write_dxchange(tmp_path / "scan.h5", disc_scan()[1], theta)
+    with pytest.raises(DataError, match="degrees or radians; say which, with angle_unit"):
+        read_sinogram(path)
+    angles = read_sinogram(path, angle_unit="radians").geometry.angles
+    torch.testing.assert_close(angles, torch.from_numpy(theta))
+
+
+@pytest.mark.parametrize("span", [30.0, 120.0, 180.0, 360.0, 720.0])
+def test_degrees_without_a_unit(tmp_path, span):
+    theta = np.linspace(0.0, span, 20, endpoint=False)
+    sinogram = read_sinogram(write_dxchange(tmp_path / "scan.h5", disc_scan()[1], theta))
+    torch.testing.assert_close(sinogram.geometry.angles, torch.deg2rad(torch.from_numpy(theta)))
+
+
+@pytest.mark.parametrize("unit", ["radians", None])
+def test_radians_in_a_geometry_file(tmp_path, unit):
+    stated = f"angle_unit: {unit}" if unit else ""
+    (tmp_path / "geometry.yaml").write_text(
+        "kind: parallel\ndata: p.npy\nangles: {stop: 3.14159265, count: 20}\ncol_mm: 1\n" + stated)
+    np.save(tmp_path / "p.npy", np.zeros((20, 9), np.float32))
+    sinogram = read_sinogram(tmp_path)
+    angles = math.pi / 20 * torch.arange(20.0).double()
+    torch.testing.assert_close(sinogram.geometry.angles, angles)
+    assert ("notes" in sinogram.metadata) == (unit is None)
+
+
+def test_radians_in_a_matlab_file(tmp_path):
+    theta = np.arange(20) * math.pi / 10
+    sinogram = read_sinogram(write_htc(tmp_path / "htc.mat", np.zeros((20, 30)), theta))
+    expected = math.pi - torch.from_numpy(theta)
+    torch.testing.assert_close(sinogram.geometry.angles, expected)
+
+
+def test_an_unknown_unit_of_angles(tmp_path):
+    path = write_dxchange(tmp_path / "scan.h5", disc_scan()[1], DEGREES)
+    with h5py.File(path, "a") as file:
+        file["exchange/theta"].attrs["units"] = "grad"
+    with pytest.raises(DataError, match="found the unit 'grad'; say which, with angle_unit"):
+        read_sinogram(path)
+    assert read_sinogram(path, angle_unit="degrees").geometry.n_views == 20
+
+
 @pytest.mark.parametrize(("name", "value", "message"), [
     ("data", np.zeros((4, 5)), r"expected exchange/data as real numbers \(view, row, column\)"),
     ("data_white", np.zeros((2, 3, 30)), r"expected exchange/data_white as numbers \(frame, 2"),
@@ -119,7 +178,7 @@ def test_htc_pictures_agree_with_astra(tmp_path):
     ({"pixelSizePost": np.ones(2)}, "expected real numbers in pixelSizePost"),
 ])
 def test_wrong_htc(tmp_path, changed, message):
-    path = write_htc(tmp_path / "htc.mat", np.ones((4, 9)), np.arange(4.0), **changed)
+    path = write_htc(tmp_path / "htc.mat", np.ones((4, 9)), 90 * np.arange(4.0), **changed)
     with pytest.raises(DataError, match=message):
         read_htc(path)
 

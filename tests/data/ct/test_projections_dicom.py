@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 
+from medinv.data.ct import projections_dicom as tags
 from medinv.data.ct.projections import read_sinogram
 from medinv.data.ct.projections_dicom import is_projection_dicom, read_projection_dicom
 from medinv.data.ct.sinogram import Sinogram
@@ -106,6 +108,16 @@ def test_noise_follows_the_photons(tmp_path):
 def test_wrong_headers_are_refused(tmp_path, changed, message):
     with pytest.raises(DataError, match=message):
         read_projection_dicom(Scanner().write(tmp_path / "scan", **changed))
+
+
+def test_azimuths_in_degrees_are_noticed(tmp_path):
+    folder = Scanner().write(tmp_path / "scan")
+    for number, path in enumerate(sorted(folder.iterdir())):
+        file = pydicom.dcmread(path)
+        file[tags.PHI].value = 10.0 * number
+        file.save_as(path)
+    with pytest.raises(DataError, match="look like degrees"):
+        read_projection_dicom(folder)
 
 
 def test_two_series_and_other_files_are_refused(tmp_path):
