@@ -22,7 +22,7 @@ from medinv.recipe.blocks import ConeScan, CTSimulated, FanScan
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
 
 
-def measure(recipe: CTSimulated, path: Path | None, seed: int) -> Measured:
+def measure(recipe: CTSimulated, path: Path | Volume | None, seed: int) -> Measured:
     """Simulate the sinogram of a CT volume in HU.
 
     Args:

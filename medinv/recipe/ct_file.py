@@ -24,19 +24,22 @@ _ASSUMED = (
 _BEAMS = {"ParallelBeam": "parallel-beam", "FanBeam": "fan-beam", "ConeBeam": "cone-beam"}
 
 
-def measure(recipe: CTFile, path: Path | None) -> Measured:
+def measure(recipe: CTFile, path: Path | Sinogram | None) -> Measured:
     """Read projections; the geometry comes from the file.
 
     Args:
         recipe: the measurement block.
-        path: a file or folder to use instead of the recipe's projections.
+        path: a file, a folder or a sinogram to use instead of the recipe's projections.
 
     Raises:
         DataError: no such file, rows that the detector lacks, a grid that the scan cannot have,
             or a rotation centre that cannot be found.
     """
-    sinogram = read_sinogram(_locate(recipe.projections, path), rows=recipe.rows,
-                             pixel_mm=recipe.pixel_mm, angle_unit=recipe.angle_unit)
+    if isinstance(path, Sinogram):
+        sinogram = path if recipe.rows is None else path.rows(*recipe.rows)
+    else:
+        sinogram = read_sinogram(_locate(recipe.projections, path), rows=recipe.rows,
+                                 pixel_mm=recipe.pixel_mm, angle_unit=recipe.angle_unit)
     sinogram, centre = _centred(sinogram, recipe)
     sinogram = _on_grid(sinogram.every(recipe.every).binned(recipe.bin_rows, recipe.bin_columns),
                         recipe)

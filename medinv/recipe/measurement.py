@@ -79,20 +79,20 @@ class Source:
     phantom: bool = False
 
 
-def load_source(source: VolumeSource, path: Path | None) -> Source:
-    """The volume that a recipe names, or the file ``path`` instead of it.
+def load_source(source: VolumeSource, path: Path | Volume | None) -> Source:
+    """The volume that a recipe names, or the file or volume ``path`` instead of it.
 
     Raises:
         DataError: no such data set or file, or it is not a volume.
         DownloadError: the data set cannot be fetched and the recipe names no fallback.
     """
+    if isinstance(path, Volume):
+        return _input(path)
     file = path or (Path(source.path) if source.path else None)
     if file is not None:
         with warnings.catch_warnings():  # repairs are told with the other notes
             warnings.simplefilter("ignore", MedinvWarning)
-            volume = read_volume(file)
-        repairs = volume.metadata.get("notes", ())
-        return Source(volume, "the input volume", repairs if isinstance(repairs, tuple) else ())
+            return _input(read_volume(file))
     if source.manifest is None:
         return _phantom(source)
     try:
@@ -108,6 +108,11 @@ def load_source(source: VolumeSource, path: Path | None) -> Source:
         return Source(phantom.volume, phantom.title, (note,), phantom=True)
     part = f", {source.split} slices" if source.split else ""
     return Source(volume, f"{source.manifest}{part}")
+
+
+def _input(volume: Volume) -> Source:
+    repairs = volume.metadata.get("notes", ())
+    return Source(volume, "the input volume", repairs if isinstance(repairs, tuple) else ())
 
 
 def _phantom(source: VolumeSource) -> Source:

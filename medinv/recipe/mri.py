@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from medinv.data import KSpace, NonCartesianKSpace, to_ras
+from medinv.data import KSpace, NonCartesianKSpace, Volume, to_ras
 from medinv.errors import DataError
 from medinv.operators.base import LinearOperator
 from medinv.operators.mri import CartesianMRI
@@ -32,7 +32,8 @@ _REFERENCE = "the reference is the file's own image of all its samples, by magni
 _NO_VOXEL = "the file holds no voxel size: 1 mm is assumed, so distances are not to scale"
 
 
-def measure_file(recipe: MRIFile, path: Path | None, seed: int = 0) -> Measured:
+def measure_file(recipe: MRIFile, path: Path | KSpace | NonCartesianKSpace | None,
+                 seed: int = 0) -> Measured:
     """Read k-space; masks and trajectories come from the file, maps from there or estimated.
 
     Args:
@@ -79,7 +80,7 @@ def _place_notes(kspace: KSpace | NonCartesianKSpace) -> tuple[str, ...]:
     return (*notes, *_ASSUMED) if kspace.voxel_mm else (*notes, *_ASSUMED, _NO_VOXEL)
 
 
-def measure_simulated(recipe: MRISimulated, path: Path | None, seed: int) -> Measured:
+def measure_simulated(recipe: MRISimulated, path: Path | Volume | None, seed: int) -> Measured:
     """Simulate axial k-space of a magnitude volume.
 
     Args:

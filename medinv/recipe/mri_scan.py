@@ -44,12 +44,13 @@ class Scan:
     reference: Tensor | None = None
 
 
-def read_prepared(recipe: MRIFile, path: Path | None, seed: int = 0) -> Scan:
+def read_prepared(recipe: MRIFile, path: Path | KSpace | NonCartesianKSpace | None,
+                  seed: int = 0) -> Scan:
     """Read a scan and do to k-space and maps what the recipe says.
 
     Args:
         recipe: the measurement block.
-        path: a file to use instead of the recipe's k-space.
+        path: a file or k-space to use instead of the recipe's.
         seed: of a mask.
 
     Raises:
@@ -58,7 +59,10 @@ def read_prepared(recipe: MRIFile, path: Path | None, seed: int = 0) -> Scan:
             than coils.
         ShapeError: maps of another size.
     """
-    scan = _read(recipe, path)
+    if isinstance(path, KSpace | NonCartesianKSpace):
+        scan = _given(recipe, path)
+    else:
+        scan = _read(recipe, path)
     if recipe.remove_oversampling:
         scan = _cropped(scan)
     if recipe.mask is not None:
@@ -129,6 +133,18 @@ def _reference(file: Path, slices: slice | None) -> Tensor | None:
     with FastMRIFile(file) as scan:
         held = any(name in scan.names for name in REFERENCES)
         return scan.reference(slices).data if held else None
+
+
+def _given(recipe: MRIFile, kspace: KSpace | NonCartesianKSpace) -> Scan:
+    """k-space that is in memory already."""
+    if recipe.slices is not None and not is_volume(kspace):
+        check_slices(recipe.slices, len(kspace.data))
+        kspace = kspace.part(slice(*recipe.slices))
+    maps = None
+    if recipe.maps is not None:
+        maps = read_maps(recipe.maps, kspace)
+        maps = maps.reshape(-1, *maps.shape[-1 - len(kspace.grid):])
+    return Scan(kspace, maps)
 
 
 def is_volume(kspace: KSpace | NonCartesianKSpace) -> bool:

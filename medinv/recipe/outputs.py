@@ -23,10 +23,11 @@ from medinv.errors import InputError, OutputError
 from medinv.evaluation.figure import AIR_HU, Scale, comparison, gallery
 from medinv.evaluation.report import Provenance, write_report
 from medinv.privacy import without_folders
+from medinv.recipe.inputs import Input, given
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.prior import prior_title
 from medinv.recipe.resume import unfinished_path
-from medinv.recipe.run import OnProgress, Run, run_recipe
+from medinv.recipe.run import OnProgress, Run, own_path, run_recipe
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.series import source_series, write_series
 from medinv.recipe.settings import SolverSettings
@@ -98,7 +99,7 @@ def output_names(recipe: ReconstructRecipe) -> list[str]:
 def run_into(
     output: str | Path,
     recipe: ReconstructRecipe,
-    input: str | Path | None = None,  # noqa: A002
+    input: Input | None = None,  # noqa: A002
     on_progress: OnProgress | None = None,
     *,
     resume: bool = False,
@@ -109,7 +110,7 @@ def run_into(
     Args:
         output: see `write_outputs`.
         recipe: what to run.
-        input: the file to use instead of the recipe's.
+        input: the file or the data to use instead of the recipe's.
         on_progress: called after every step of a solver.
         resume: go on where the last run into ``output`` was interrupted, if one was; else anew.
         overwrite: replace the results of an earlier run; they stay until the new ones are there.
@@ -124,7 +125,9 @@ def run_into(
     if not resume:
         clear_own(unfinished)
     run = run_recipe(recipe, input, on_progress, unfinished=unfinished)
-    files = write_outputs(run, output, None if input is None else Path(input), replace=replace)
+    source = own_path(recipe) if input is None else given(input, recipe.measurement)
+    file = source if isinstance(source, Path) else None
+    files = write_outputs(run, output, file, replace=replace)
     clear_own(unfinished)
     return run, files
 
@@ -140,8 +143,7 @@ def write_outputs(
     Args:
         run: what to write.
         output: a file or a folder.
-        source: the file that was used instead of the recipe's; a DICOM result belongs to its
-            patient and study.
+        source: the file that was used; a DICOM result belongs to its patient and study.
         replace: remove the files of an earlier run first.
 
     Returns:

@@ -32,6 +32,7 @@ from medinv.recipe.blocks import (
     ThickSlices,
     VolumeSource,
 )
+from medinv.recipe.inputs import Input, given
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.plan import Plan, plan
@@ -39,7 +40,7 @@ from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
-from medinv.recipe.told import checksum_of
+from medinv.recipe.told import checksum_of, checksum_of_data
 from medinv.recipe.unexplained import unexplained
 from medinv.resources import choose_device, measure
 from medinv.solvers.snapshots import Snapshots
@@ -138,7 +139,7 @@ class Run:
 
 
 def reconstruct(
-    input: str | Path | None = None,  # noqa: A002
+    input: Input | None = None,  # noqa: A002
     *,
     recipe: str | Path | ReconstructRecipe,
     output: str | Path | None = None,
@@ -150,8 +151,9 @@ def reconstruct(
     """Reconstruct a volume, as a recipe says.
 
     Args:
-        input: the file to reconstruct (or, for simulated measurements, to simulate from); the
-            recipe's own data if None.
+        input: what to reconstruct (or, for simulated measurements, to simulate from): a file's
+            path, `KSpace`, `NonCartesianKSpace`, `Sinogram`, `Volume`, or an array or tensor, see
+            `medinv.recipe.inputs`; the recipe's own data if None.
         recipe: a packaged recipe's name (`medinv recipes list`), a path, or a validated recipe.
         output: a ``.nii.gz`` file for the volume, or a folder for all outputs; None to write none.
         overrides: ``{"solver.steps": 20}`` or ``["solver.steps=20"]``.
@@ -186,7 +188,7 @@ def reconstruct(
 
 def run_recipe(
     recipe: ReconstructRecipe,
-    input: str | Path | None = None,  # noqa: A002
+    input: Input | None = None,  # noqa: A002
     on_progress: OnProgress | None = None,
     *,
     unfinished: Path | None = None,
@@ -222,9 +224,11 @@ def run_recipe(
     return Run(recipe, replace(measured, notes=notes), methods, title, precision)
 
 
-def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measured:
-    """The measurement of a recipe; ``path`` replaces the recipe's own file or data set."""
+def measure_recipe(recipe: ReconstructRecipe,
+                   input: Input | None = None) -> Measured:  # noqa: A002
+    """The measurement of a recipe; ``input`` replaces the recipe's own file or data set."""
     block = recipe.measurement
+    path: Any = given(input, block)  # of the kind that the block takes
     if isinstance(block, CTSimulated):
         measured = ct.measure(block, path, recipe.seed)
     elif isinstance(block, CTFile):
@@ -235,11 +239,17 @@ def measure_recipe(recipe: ReconstructRecipe, path: Path | None = None) -> Measu
         measured = thick_slices.measure(block, path, recipe.seed)
     else:
         measured = mri.measure_simulated(block, path, recipe.seed)
-    own = _source(block).path
-    source = path or (Path(own) if own else None)
+    source = own_path(recipe) if path is None else path
     if source is None:
         return measured
-    return replace(measured, facts={**measured.facts, "input_sha256": checksum_of(source)})
+    checksum = checksum_of(source) if isinstance(source, Path) else checksum_of_data(source.data)
+    return replace(measured, facts={**measured.facts, "input_sha256": checksum})
+
+
+def own_path(recipe: ReconstructRecipe) -> Path | None:
+    """The file or folder that a recipe names; None where it names a data set or a phantom."""
+    path = _source(recipe.measurement).path
+    return Path(path) if path else None
 
 
 def _source(block: Measurement) -> VolumeSource | KSpaceSource | ProjectionSource:
@@ -303,11 +313,11 @@ def _check_finite(x: Tensor, when: str) -> None:
 
 
 def _problem(recipe: ReconstructRecipe,
-             input: str | Path | None) -> tuple[Measured, Prior | None]:  # noqa: A002
+             input: Input | None) -> tuple[Measured, Prior | None]:  # noqa: A002
     """The measurement and the prior; a wrong setting fails here, before anything is computed."""
     device = choose_device(recipe.device)
     prior = None if recipe.prior is None else build_prior(recipe.prior)
-    measured = measure_recipe(recipe, None if input is None else Path(input))
+    measured = measure_recipe(recipe, input)
     if prior is not None:
         prior.check(measured.A)
         if recipe.context is not None:
@@ -358,7 +368,7 @@ def _prepare(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None,
             replace(measured, facts={**measured.facts, "auto": facts}))
 
 
-def plan_recipe(recipe: ReconstructRecipe, input: str | Path | None = None) -> Plan:  # noqa: A002
+def plan_recipe(recipe: ReconstructRecipe, input: Input | None = None) -> Plan:  # noqa: A002
     """What a run will cost (see `medinv.recipe.plan`); arguments and errors as `reconstruct`."""
     return plan(recipe, *_problem(recipe, input))
 

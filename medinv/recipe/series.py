@@ -46,9 +46,7 @@ def write_series(
 
 
 def source_series(recipe: ReconstructRecipe, path: Path | None) -> Path | None:
-    """The DICOM that a recipe simulates its measurement from; None where it uses another file."""
-    block = recipe.measurement
-    if not isinstance(block, CTSimulated | MRISimulated | ThickSlices):
+    """``path``, where it is DICOM that the recipe simulates its measurement from."""
+    if not isinstance(recipe.measurement, CTSimulated | MRISimulated | ThickSlices):
         return None
-    path = path or (Path(block.volume.path) if block.volume.path else None)
     return None if path is None or path.name.lower().endswith((".nii", ".nii.gz")) else path

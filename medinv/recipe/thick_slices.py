@@ -14,7 +14,7 @@ from medinv.recipe.blocks import ThickSlices
 from medinv.recipe.measurement import Measured, add_noise, load_source, select
 
 
-def measure(recipe: ThickSlices, path: Path | None, seed: int) -> Measured:
+def measure(recipe: ThickSlices, path: Path | Volume | None, seed: int) -> Measured:
     """Average the axial slices of a volume in groups; a rest at the end is left out.
 
     Args:

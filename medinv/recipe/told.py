@@ -6,9 +6,13 @@ stands in its place, unless ``output.paths`` asks for the path.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from medinv.data.mri.bart import cfl_files
 from medinv.data.sets.checksums import digest
@@ -61,6 +65,12 @@ def told_file(path: Path) -> str:
     checksum = checksum_of(path)
     kind = "".join(Path(path).suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
     return f"a file, *{kind}" if checksum is None else f"sha256:{checksum}"
+
+
+def checksum_of_data(data: Tensor) -> str:
+    """sha256 of a tensor's numbers."""
+    numbers = data.detach().cpu().resolve_conj().contiguous().view(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(numbers.data).hexdigest()
 
 
 def checksum_of(path: Path) -> str | None:
