@@ -9,6 +9,7 @@ from medinv.priors.foreign.convert import import_prior
 from medinv.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from medinv.priors.jacobian import linearize
 from medinv.priors.networks import UNet
+from medinv.priors.own import DenoiserPrior
 from medinv.priors.patches import PatchPrior
 from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas, karras_sigmas
@@ -18,6 +19,7 @@ from medinv.priors.text import CLIPText, MiniLM, TextEncoder
 __all__ = [
     "CLIPText",
     "ContextPrior",
+    "DenoiserPrior",
     "GaussianMixturePrior",
     "GaussianPrior",
     "IntensityScale",

@@ -108,12 +108,13 @@ class NetworkPrior(Prior):
         ``context`` describes the images, (n,) or (*batch, n); `ContextPrior` holds it for solvers.
         """
         batch = x.shape[:-2]
-        images = x.reshape(-1, *x.shape[-2:])
+        images = x.reshape(-1, *x.shape[-2:]).to(self.dtype)  # the network's precision
         sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         sigmas = sigmas.expand(batch).flatten()
         if context is not None:
             context = context.expand(*batch, context.shape[-1]).flatten(0, -2)
-        return halving(self, lambda: self._in_parts(images, sigmas, context)).reshape(x.shape)
+        denoised = halving(self, lambda: self._in_parts(images, sigmas, context))
+        return denoised.reshape(x.shape).to(x.dtype)
 
     def _in_parts(self, images: Tensor, sigmas: Tensor, contexts: Tensor | None) -> Tensor:
         """Images (b, y, x), ``chunk`` at a time."""

@@ -71,8 +71,9 @@ class PatchNetwork(nn.Module):
 
     def forward(self, patches: Tensor, sigma: Tensor, where: Tensor) -> Tensor:
         """``D`` of patches (n, p, p) at levels (n,), with their positions (n, 2, p, p)."""
-        denoised = self.prior.denoise(to_channels(patches), sigma, where=where)
-        return from_channels(denoised, self.prior.dtype)
+        own = to_channels(patches.to(self.prior.dtype))
+        denoised = self.prior.denoise(own, sigma.float(), where=where.float())
+        return from_channels(denoised, self.prior.dtype).to(patches.dtype)
 
 
 class PatchPrior(Prior):

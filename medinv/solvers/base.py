@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
+from medinv.priors.own import check_prior
 from medinv.solvers.snapshots import Snapshots
 
 OnStep: TypeAlias = Callable[[int, Tensor], None]
@@ -47,12 +48,15 @@ def require(valid: bool, name: str, expected: str, got: object) -> None:
 
 
 def check_measurement(y: Tensor, A: LinearOperator) -> None:
-    """Raise `InputError` unless ``y`` fits the codomain of ``A`` and is finite.
+    """Raise `InputError` unless ``A`` is linear and ``y`` fits its codomain and is finite.
 
     Args:
         y: measurement, ``(*batch, *A.codomain.shape)``.
         A: operator that ``y`` was measured with.
     """
+    if not isinstance(A, LinearOperator):
+        raise InputError(f"A: expected a linear operator, got {type(A).__name__}; linearize it at "
+                         "an image, A.linearize(x), or solve another problem")
     A.codomain.check(y, "y")
     finite = y.isfinite()
     if not finite.all():
@@ -76,8 +80,9 @@ def scales(y: Tensor, A: LinearOperator, prior: Prior) -> tuple[float, float]:
         InputError: the prior describes other images than ``A`` acts on; or ``y`` has another shape
             or dtype than ``A`` gives, or is not finite.
     """
-    prior.check(A)
+    check_prior(prior)
     check_measurement(y, A)
+    prior.check(A)
     return prior.scale.estimate(y, A), A.norm()
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from medinv.guidance import Adaptation, AdaptedPrior
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import Prior
+from medinv.priors.own import check_prior
 from medinv.solvers.base import DiffusionSolver, OnStep, check_measurement
 from medinv.solvers.dds import DDS
 from medinv.solvers.snapshots import Snapshots
@@ -54,8 +55,9 @@ class DDIP:
             on_step: the solver's, called for each volume of a batch.
             snapshots: where the unfinished state is kept, and continued from.
         """
-        prior.check(A)
+        check_prior(prior)
         check_measurement(y, A)
+        prior.check(A)
         seed = torch.initial_seed() if rng is None else rng.initial_seed()
         volumes = A.codomain.batch_ndim(y) - max(0, 3 - len(A.domain.shape))
         items = y.reshape(-1, *y.shape[max(volumes, 0):]) if volumes > 0 else y[None]
