@@ -16,7 +16,6 @@ from medinv.errors import DataError, DownloadError, InputError, NumericalError, 
 from medinv.priors import NetworkPrior, load_prior
 from medinv.recipe import ct, load_recipe, recipe_hash, recipe_names, recipe_schema, run_recipe
 from medinv.recipe import measurement as measurement_module
-from medinv.recipe.evaluate import evaluate_files
 from medinv.recipe.load import validate_recipe
 from medinv.recipe.mri_noise import estimate_noise
 from medinv.recipe.prior import build_prior
@@ -345,28 +344,6 @@ def test_a_product_of_two_priors(ct_content):
 def test_a_validated_recipe_takes_no_overrides(ct_content):
     with pytest.raises(InputError, match="model_copy"):
         medinv.reconstruct(recipe=reconstruct_recipe(ct_content), overrides=["seed=1"])
-
-
-def test_evaluate_checks_grid_unit_and_region(tmp_path):
-    truth = tiny.ct_volume()
-    moved = medinv.Volume(truth.data, truth.affine + torch.eye(4, dtype=torch.float64).flip(1))
-    names = ("truth", "moved", "small", "mask", "off")
-    truth_file, moved_file, small, mask, off = (tmp_path / f"{name}.nii.gz" for name in names)
-    truth.to_nifti(truth_file)
-    moved.to_nifti(moved_file)
-    tiny.ct_volume((4, 24, 30)).to_nifti(small)
-    truth.with_data((truth.data == 0).float()).to_nifti(mask)
-    truth.with_data(truth.data + 100 * (truth.data == 0)).to_nifti(off)
-    assert evaluate_files(truth_file, truth_file, hu=True)["SSIM"] == pytest.approx(1)
-    # On the water alone the error is 100 HU of a peak of 1500 HU above air.
-    psnr = evaluate_files(off, truth_file, mask, hu=True)["PSNR (dB)"]
-    assert psnr == pytest.approx(20 * np.log10(15), abs=1e-3)
-    with pytest.raises(DataError, match="pass --hu"):
-        evaluate_files(truth_file, truth_file)
-    with pytest.raises(DataError, match="another place in the patient"):
-        evaluate_files(moved_file, truth_file, hu=True)
-    with pytest.raises(DataError, match=r"expected the reference's shape .* found \(4, 24, 30\)"):
-        evaluate_files(small, truth_file, hu=True)
 
 
 def test_noise_that_is_zero_fails_before_anything_is_reconstructed(ct_content):

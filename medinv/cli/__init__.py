@@ -169,10 +169,11 @@ def train(
 @app.command()
 @guarded
 def evaluate(
-    reconstruction: Annotated[Path, typer.Argument(help="NIfTI file.")],
-    reference: Annotated[Path, typer.Argument(help="NIfTI file on the same grid.")],
+    reconstruction: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, DICOM (a folder, "
+                                                   "too) or .npy.")],
+    reference: Annotated[Path, typer.Argument(help="The same, on the same grid.")],
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="NIfTI file: voxels above 0 count; all if not "
+        Path | None, typer.Option("--mask", help="The same: voxels above 0 count; all if not "
                                   "given.")
     ] = None,
     hu: Annotated[

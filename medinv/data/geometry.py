@@ -95,7 +95,7 @@ def to_ras(volume: Volume) -> Volume:
     >>> to_ras(flipped).orientation
     'RAS'
     """
-    return _turned(volume, "RAS")
+    return turned(volume, "RAS")
 
 
 def as_shown(volume: Volume) -> Volume:
@@ -111,10 +111,16 @@ def as_shown(volume: Volume) -> Volume:
     import nibabel
 
     across = int(nibabel.io_orientation(volume.affine.numpy())[2, 0])
-    return _turned(volume, _SEEN_FROM_THE_FRONT[("sagittal", "coronal", "axial")[across]])
+    return turned(volume, _SEEN_FROM_THE_FRONT[("sagittal", "coronal", "axial")[across]])
 
 
-def _turned(volume: Volume, orientation: str) -> Volume:
+def turned(volume: Volume, orientation: str) -> Volume:
+    """Flip and swap axes so that x, y, z of the index point (nearly) where ``orientation`` says.
+
+    >>> flipped = Volume(torch.zeros(2, 3, 4), orientation_affine("LPS", (1, 1, 1), (4, 3, 2)))
+    >>> turned(flipped, "SAR").data.shape
+    torch.Size([4, 3, 2])
+    """
     import nibabel
 
     now = nibabel.io_orientation(volume.affine.numpy())

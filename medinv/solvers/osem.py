@@ -61,7 +61,8 @@ class OSEM:
                 gives, or is negative or not finite.
         """
         check_measurement(y, A)
-        require(not bool((y < 0).any()), "OSEM: y", "counts >= 0", float(y.min()))
+        negative = y[y < 0]
+        require(not len(negative), "OSEM: y", "counts >= 0", negative[:1].tolist())
         blocks = []
         for index, A_k in view_subsets(A, self.subsets, "OSEM"):
             C = inverse_sums(A_k.adjoint(y.new_ones(A_k.codomain.shape)), "OSEM: column")

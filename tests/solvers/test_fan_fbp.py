@@ -128,3 +128,8 @@ def test_arcs_that_do_not_suffice_are_refused(angles):
     A = fan(angles)
     with pytest.raises(InputError, match="FBP: expected views over 360 degrees, or over"):
         FBP()(torch.zeros(A.codomain.shape), A)
+
+
+def test_an_empty_batch_stays_empty():
+    A = fan(ARCS["full turn"][::9])
+    assert FBP()(torch.zeros(0, *A.codomain.shape), A).shape == (0, N, N)

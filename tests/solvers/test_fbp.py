@@ -150,3 +150,8 @@ def test_an_unknown_window_is_refused():
     # Past the type check of the test run, which would refuse it before we do.
     with pytest.raises(InputError, match="FBP: window: expected one of ram-lak, shepp-logan"):
         FBP.__post_init__(SimpleNamespace(window="cosine"))
+
+
+def test_an_empty_batch_stays_empty():
+    A = beam(half_circle(30))
+    assert FBP()(torch.zeros(0, *A.codomain.shape), A).shape == (0, N, N)

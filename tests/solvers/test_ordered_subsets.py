@@ -129,3 +129,9 @@ def test_more_subsets_than_views_are_refused():
 def test_negative_counts_are_refused():
     with pytest.raises(InputError, match=r"OSEM: y: expected counts >= 0, got -"):
         OSEM()(-PARALLEL(activity()), PARALLEL)
+
+
+@BEAMS
+@SOLVERS
+def test_an_empty_batch_stays_empty(A, solver):
+    assert solver(torch.zeros(0, *A.codomain.shape, dtype=torch.float64), A).shape == (0, 4, 4)
