@@ -61,8 +61,8 @@ class OSEM:
                 gives, or is negative or not finite.
         """
         check_measurement(y, A)
-        negative = y[y < 0]
-        require(not len(negative), "OSEM: y", "counts >= 0", negative[:1].tolist())
+        least = float(y.min()) if y.numel() else 0.0
+        require(least >= 0, "OSEM: y", "counts >= 0", least)
         blocks = []
         for index, A_k in view_subsets(A, self.subsets, "OSEM"):
             C = inverse_sums(A_k.adjoint(y.new_ones(A_k.codomain.shape)), "OSEM: column")
