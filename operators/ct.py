@@ -157,7 +157,8 @@ class ParallelBeam(PlanarBeam):
     """Parallel-beam line integrals of a slice, or of each slice of a stack (batch axes).
 
     See `PlanarBeam` for how it computes on the CPU. On a CUDA device ASTRA's own kernels run,
-    whose backprojection is only an approximate adjoint.
+    whose backprojection is only an approximate adjoint; without ASTRA (it comes with
+    ``medinv[cuda]``), the CPU's matrix is applied there.
 
     Args:
         shape: ``(y, x)`` of a slice.
@@ -206,7 +207,8 @@ class ParallelBeam(PlanarBeam):
         if device.type == "cuda":
             from medinv.operators.ct_backends import astra_cuda
 
-            return astra_cuda.CudaProjector(self.geometry)
+            if astra_cuda.is_installed():
+                return astra_cuda.CudaProjector(self.geometry)
         return super()._make_projector(device)
 
 

@@ -8,6 +8,7 @@ to the adjoint. float32 only.
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -136,7 +137,16 @@ class CudaVolumeProjector:
         return float((found - expected).abs() / expected)
 
 
+def is_installed() -> bool:
+    """Whether astra-toolbox is there; it comes with ``medinv[cuda]``."""
+    return find_spec("astra") is not None
+
+
 def _require_cuda(name: str) -> None:
+    if not is_installed():
+        raise DependencyError(f"{name}: astra-toolbox, which projects on CUDA devices, is not "
+                              "installed; pip install 'medinv[cuda]', or stay on the CPU "
+                              "(.cpu(), or --device cpu for recipes).")
     import astra
 
     if not astra.use_cuda():

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 import tracemalloc
 
 import pytest
@@ -231,6 +232,14 @@ def test_a_curved_detector_is_refused_on_cuda():
 
     with pytest.raises(DependencyError, match=r"flat detectors only, and this one is curved"):
         CudaVolumeProjector(scan("curved"), torch.device("cuda"))
+
+
+def test_cuda_without_astra_says_how_to_install_it(monkeypatch):
+    from medinv.operators.ct_backends.astra_cuda import CudaVolumeProjector
+
+    monkeypatch.setitem(sys.modules, "astra", None)
+    with pytest.raises(DependencyError, match=r"ConeBeam: astra-toolbox.*pip install 'medinv\[cu"):
+        CudaVolumeProjector(scan("cone"), torch.device("cuda"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the message without a device")

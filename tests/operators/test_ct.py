@@ -5,6 +5,7 @@ import gc
 import inspect
 import math
 import pickle
+import sys
 
 import astra
 import numpy as np
@@ -148,6 +149,19 @@ def test_cuda_without_a_device_is_refused():
 
     with pytest.raises(DependencyError, match=r"no CUDA support or finds no device.*\.cpu\(\)"):
         astra_cuda.CudaProjector(ParallelBeam((8, 8), ANGLES, 0.7).geometry)
+
+
+def test_without_astra_the_matrix_is_applied_on_the_device(monkeypatch):
+    monkeypatch.setitem(sys.modules, "astra", None)
+    asked, make = [], joseph_matrix.projector
+
+    def on_the_cpu(rays, dtype, device, memory_gib):
+        asked.append(device.type)
+        return make(rays, dtype, torch.device("cpu"), memory_gib)
+
+    monkeypatch.setattr(joseph_matrix, "projector", on_the_cpu)
+    ParallelBeam((8, 8), ANGLES, 0.7)._make_projector(torch.device("cuda"))
+    assert asked == ["cuda"]
 
 
 @pytest.mark.cuda
