@@ -9,15 +9,17 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import click
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from medinv.errors import InputError, MedinvError
+from medinv.errors import InputError, MedinvError, MedinvWarning
 from medinv.privacy import without_folders
 
 INTERRUPTED = 130
@@ -56,7 +58,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*args: object, debug: bool = False, **kwargs: object) -> None:
         try:
-            function(*args, **kwargs)
+            with _told_warnings():
+                function(*args, **kwargs)
         except (typer.Exit, typer.Abort, click.ClickException, BrokenPipeError):
             raise  # click ends quietly where the reader of a pipe has gone
         except KeyboardInterrupt:
@@ -81,6 +84,24 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+@contextmanager
+def _told_warnings() -> Iterator[None]:
+    """Show medinv's warnings as one line each, without the place in the code."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+                 file: TextIO | None = None, line: str | None = None) -> None:
+            if issubclass(category, MedinvWarning):
+                typer.echo(f"Warning: {without_folders(str(message))}", err=True)
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", MedinvWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _told(error: Exception, arguments: Mapping[str, object], debug: bool) -> str:

@@ -90,6 +90,10 @@ class PriorCard(BaseModel):
     patch: PatchTiling | None = Field(
         None, description="how images are tiled, for a network of patches"
     )
+    pixel_mm: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="smallest and largest side of a training pixel; unknown, or of no "
+        "importance, if None"
+    )
     error_by_sigma: dict[PositiveFloat, PositiveFloat] = Field(
         default_factory=dict,
         description="mean squared error of D by noise level, on held-out images",

@@ -104,7 +104,8 @@ def load_prior(name: str | Path) -> Prior:
 
 
 def save_prior(path: str | Path, prior: Prior, description: str,
-               training: dict[str, Any] | None = None) -> PriorCard:
+               training: dict[str, Any] | None = None,
+               pixel_mm: tuple[float, float] | None = None) -> PriorCard:
     """Write ``path`` (.safetensors, half precision) and the .json beside it; returns the latter.
 
     Args:
@@ -112,6 +113,7 @@ def save_prior(path: str | Path, prior: Prior, description: str,
         prior: a `NetworkPrior` on a `UNet`, or a `PatchPrior` around one.
         description: one line for people.
         training: data sets with licences, recipe hash, updates and so on.
+        pixel_mm: smallest and largest side of a training pixel, where known.
 
     Raises:
         OutputError: a file could not be written.
@@ -140,7 +142,7 @@ def save_prior(path: str | Path, prior: Prior, description: str,
                            extra_channels=network.extra_channels),
         complex_images=prior.dtype.is_complex, sigma_data=prior.sigma_data, scale=prior.scale,
         patch=patch, error_by_sigma=prior.error_by_sigma, text_encoder=prior.text_encoder,
-        training=training or {},
+        training=training or {}, pixel_mm=pixel_mm,
     )
     write_checkpoint(path, card, {k: value.half() for k, value in network.state_dict().items()})
     return card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Generator, Tensor
 from medinv.data import Volume
 from medinv.data.ownership import open_own
 from medinv.data.volume import sizes
-from medinv.errors import InputError, NumericalError
+from medinv.errors import InputError, MedinvWarning, NumericalError
 from medinv.evaluation.metrics import measurement_residual, nrmse, psnr, ssim
 from medinv.priors import Prior
 from medinv.priors.batches import limit_chunks, raise_chunks
@@ -35,6 +36,7 @@ from medinv.recipe.blocks import (
 from medinv.recipe.inputs import Input, given
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
+from medinv.recipe.pixels import pixel_notes
 from medinv.recipe.plan import Plan, plan
 from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
@@ -320,6 +322,10 @@ def _problem(recipe: ReconstructRecipe,
     measured = measure_recipe(recipe, input)
     if prior is not None:
         prior.check(measured.A)
+        notes = () if recipe.prior is None else pixel_notes(recipe.prior, measured)
+        measured = replace(measured, notes=(*notes, *measured.notes))
+        for note in notes:
+            warnings.warn(note.removeprefix("warning: "), MedinvWarning, stacklevel=2)
         if recipe.context is not None:
             prior = condition(prior, recipe.context, measured)
     recipe.solver.build(measured.noise_std)
