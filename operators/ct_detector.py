@@ -11,6 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from medinv.operators.ct_geometry import CTGeometry
 
+_CUT = 0.1  # of the largest column mean: where the outermost columns see more, the object goes on
+
 
 @dataclass(frozen=True)
 class CurvedFrame:
@@ -78,3 +80,22 @@ def column_places(geometry: CTGeometry, steps: Tensor) -> Tensor:
     turned = angle.cos() * frame.forward[:, None] + angle.sin() * frame.across[:, None]
     height = frame.lift[:, None] * geometry.row_axes
     return (geometry.sources + height)[:, None] + frame.radius[:, None, None] * turned
+
+
+def cut_side(sinogram: Tensor) -> int:
+    """The one side of the detector beyond which the object goes on.
+
+    Args:
+        sinogram: line integrals, ``(..., col)``.
+
+    Returns:
+        -1 for the first column's side, 1 for the last one's; 0 for neither, or both.
+
+    Example:
+        >>> cut_side(torch.tensor([[3.0, 3, 2, 0, 0]])), cut_side(torch.tensor([[0.0, 0, 1, 0, 0]]))
+        (-1, 0)
+    """
+    seen = sinogram.detach().abs().flatten(0, -2).mean(0)
+    limit = _CUT * float(seen.max())
+    first, last = float(seen[:2].max()) > limit, float(seen[-2:].max()) > limit
+    return int(last) - int(first)

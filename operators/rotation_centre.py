@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medinv.errors import InputError
+from medinv.operators.ct_detector import cut_side
 
 _PER_COLUMN = 64  # positions tried per column
 
@@ -33,7 +34,8 @@ def find_rotation_centre(sinogram: Float[Tensor, "*batch view col"],
         is seen at column ``(n_cols - 1) / 2 - offset``.
 
     Raises:
-        InputError: the angles are not even, or span less than half a turn.
+        InputError: the angles are not even, or span less than half a turn, or the object goes on
+            beyond one side of the detector, whose mirror image then does not fit.
 
     Source:
         The double wedge of Vo et al., Optics Express 22 (2014), 19078, with energy in place of
@@ -47,6 +49,10 @@ def find_rotation_centre(sinogram: Float[Tensor, "*batch view col"],
         >>> round(find_rotation_centre(sinogram, angles), 1)
         2.0
     """
+    if cut_side(sinogram):
+        raise InputError("find_rotation_centre: the object goes on beyond one side of the detector "
+                         "(half acquisition?), so its mirror image does not fit; give the centre "
+                         "by hand.")
     views = _half_turn(angles)
     half = sinogram[..., views, :].double()
     n_views, n_cols = half.shape[-2:]

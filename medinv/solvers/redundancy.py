@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from medinv.errors import InputError
+from medinv.operators.ct_detector import cut_side
 
 _SAME = 1e-3  # radians; directions nearer than this, and than a tenth of their mean distance
 _CENTRED = 0.95  # of the long side: above this, both sides of a detector count as equal
-_CUT = 0.1  # of the largest column mean: where the outermost columns see more, the object goes on
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +127,7 @@ class Sides:
         Raises:
             InputError: it does; without a full turn nothing measured what is missing.
         """
-        seen = y.detach().abs().flatten(0, -2).mean(0)
-        low, high = float(seen[:2].max()), float(seen[-2:].max())
-        short, long = (low, high) if self.high > self.low else (high, low)
-        if short > _CUT * float(seen.max()) >= long:
+        if cut_side(y) == (-1 if self.high > self.low else 1):
             raise InputError(
                 f"{name}: expected views over 360 degrees, since the detector sees the object on "
                 "one side of the axis only (half acquisition), got fewer; or correct the offset "

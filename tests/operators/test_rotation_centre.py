@@ -54,6 +54,17 @@ def test_unfit_angles_are_refused(angles, message):
         find_rotation_centre(torch.zeros(len(angles), 20), angles)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_half_acquisition_is_refused(flip):
+    """The mirror image of an object that is cut off fits nowhere: no offset is better than one."""
+    angles = torch.arange(360) * math.pi / 180
+    s = torch.arange(50.0) - 4.5  # the axis is seen at column 4.5
+    centre = 5 * angles.cos() + 3 * angles.sin()
+    sinogram = (20.0**2 - (s - centre[:, None]) ** 2).clamp(min=0).sqrt()
+    with pytest.raises(InputError, match="goes on beyond one side of the detector"):
+        find_rotation_centre(sinogram.flip(1) if flip else sinogram, angles)
+
+
 def test_the_measured_tooth(shared_data):
     """The axis that image sharpness prefers is the one that is found."""
     with h5py.File(shared_data / "ct_tooth_synchrotron" / "tooth.h5") as file:

@@ -141,6 +141,7 @@ class Profile:
         self._salt = salt.encode()
         self.counts: dict[str, Counter[str]] = {}
         self.patients: set[str] = set()
+        self._images: Counter[str] = Counter()
 
     def apply(self, dataset: Dataset) -> None:
         """De-identify a file's header in place; its pixels are not touched."""
@@ -152,6 +153,7 @@ class Profile:
         self.patients.add(pseudonym)
         syntax = _transfer_syntax(dataset)
         self._clean(dataset, pseudonym)
+        self._separate(dataset)
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.preamble = bytes(128)
@@ -163,6 +165,15 @@ class Profile:
         code.CodeMeaning = "Basic Application Confidentiality Profile"
         dataset.DeidentificationMethodCodeSequence = [code]
         dataset.LongitudinalTemporalInformationModified = "REMOVED"
+
+    def _separate(self, dataset: Dataset) -> None:
+        """Another UID for a further image that bears the same one as an image before it."""
+        if "SOPInstanceUID" not in dataset:
+            return
+        uid = str(dataset.SOPInstanceUID)
+        if repeats := self._images[uid]:
+            dataset.SOPInstanceUID = self.uid(f"{uid} {repeats}")
+        self._images[uid] += 1
 
     def uid(self, old: str) -> str:
         """The new name of a UID; those that the standard itself defines stay.

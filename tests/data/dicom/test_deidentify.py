@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_uids_stay_uids(tmp_path, keyword):
     assert all(uid.startswith("2.25.") and pydicom.uid.UID(uid).is_valid for uid in found[0])
     assert len(set(found[0])) == 2
     assert found == [found[0]] * 4
+
+
+def test_images_that_shared_a_uid_get_their_own(tmp_path):
+    """Of several images under one UID, archives keep one."""
+    save(tmp_path / "source", slices(VOXELS, SOPInstanceUID=BY_VR["UI"]))
+    for name in ("a", "b"):
+        deidentify(tmp_path / "source", tmp_path / name, salt="one")
+    found = [identity(tmp_path / name, "SOPInstanceUID") for name in ("a", "b")]
+    assert len(set(found[0])) == 4
+    assert found[0] == found[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is left to repair
+        np.testing.assert_array_equal(read_dicom(tmp_path / "a").data, VOXELS)
 
 
 def test_technical_terms_stay(tmp_path):
