@@ -413,3 +413,16 @@ def test_plan_in_units_for_people(ct_recipe):
     assert result.exit_code == 0, result.output
     assert re.search(r"FBP +│ [0-9.]+(e-[0-9]+)? s ", result.output)
     assert "minutes" not in result.output.splitlines()[1]
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")])
+def test_too_little_memory_is_told_with_what_helps(mri_recipe, monkeypatch, error):
+    def too_large(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medinv.recipe.outputs.run_into", too_large)
+    result = medinv("reconstruct", mri_recipe)
+    assert result.exit_code == 1
+    assert "the memory does not suffice; take fewer slices" in result.output
+    assert "unexpected" not in result.output

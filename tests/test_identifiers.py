@@ -216,3 +216,15 @@ def test_errors_tell_the_files_name_alone(private, name, tmp_path):
         assert_names_neither(done.output)
         assert name in done.output
     assert str(private) in medinv("evaluate", path, path, "--debug").output.replace("\n", "")
+
+
+def test_describe_tells_no_folder(private):
+    damage = private / "scan.mat"
+    import scipy.io
+
+    scipy.io.savemat(damage, {"CtDataFull": np.zeros(3)})
+    for arguments in (("data", "describe", damage), ("data", "describe", damage, "--json")):
+        done = medinv(*arguments)
+        assert done.exit_code == 0, done.output
+        assert "scan.mat" in done.output
+        assert_names_neither(done.output)

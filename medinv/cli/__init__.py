@@ -10,6 +10,7 @@ import typer
 from medinv.allocator import keep_memory
 from medinv.cli import importing, listing, names
 from medinv.cli.command import App, guarded
+from medinv.privacy import without_folders
 
 app = App(
     name="medinv",
@@ -288,7 +289,7 @@ def _reconstruct(
         run, files = run_into(output, recipe, source, on_progress, resume=resume,
                               overwrite=overwrite)
     for line in (run.measured.origin, *run.measured.notes):
-        typer.echo(f"{line[0].upper()}{line[1:]}.", err=True)
+        typer.echo(without_folders(f"{line[0].upper()}{line[1:]}."), err=True)
     listing.print_table(recipe.description or recipe.name, run.metrics())
     for role, path in files.items():
         typer.echo(f"{role:>15}  {path}")

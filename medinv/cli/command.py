@@ -23,6 +23,7 @@ from medinv.errors import InputError, MedinvError, MedinvWarning
 from medinv.privacy import without_folders
 
 INTERRUPTED = 130
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # as torch says it
 Command = TypeVar("Command", bound=Callable[..., Any])
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -70,6 +71,11 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             _report(_told(error, kwargs, debug), debug)
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
         except (OSError, RuntimeError, ValueError, TypeError, LookupError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                _report("the memory does not suffice; take fewer slices (measurement.slices), "
+                        "larger voxels (measurement.pool), or a machine with more "
+                        f"({_told(error, kwargs, debug)[:200]})", debug)
+                raise typer.Exit(1) from None
             _report(
                 f"unexpected {type(error).__name__}: {_told(error, kwargs, debug)}\nThis should "
                 "not happen; please report it with what the same command says with --debug.",
@@ -108,6 +114,11 @@ def _told(error: Exception, arguments: Mapping[str, object], debug: bool) -> str
     """The message; folders often bear names of people, and are told with ``--debug`` only."""
     given = [value for value in arguments.values() if isinstance(value, str | Path)]
     return str(error) if debug else without_folders(str(error), given)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def _report(message: str, debug: bool) -> None:

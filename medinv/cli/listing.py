@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from medinv.cli import names
 from medinv.cli.command import App, guarded
 from medinv.errors import DataError
+from medinv.privacy import without_folders
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -235,11 +236,28 @@ def describe_data(
     from medinv.data.describe import describe
 
     facts = describe(path, show_identifiers=show_identifiers)
+    if not show_identifiers:
+        facts = {name: without_folders_in(value, path) for name, value in facts.items()}
     if json:
         print_json(facts)
         return
     for name, value in facts.items():
         typer.echo(f"{name:>24}  {_lines(value)}")
+
+
+def without_folders_in(value: object, path: Path) -> object:
+    """A fact whose texts tell of files without their folders.
+
+    >>> without_folders_in(["/home/doe/a.h5: damaged"], Path("/home/doe/a.h5"))
+    ['a.h5: damaged']
+    """
+    if isinstance(value, str):
+        return without_folders(value, [path])
+    if isinstance(value, dict):
+        return {name: without_folders_in(item, path) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders_in(item, path) for item in value]
+    return value
 
 
 def _lines(value: object) -> str:
