@@ -1,12 +1,14 @@
 # The project's two commands, and what they are made of.
 #   make demo    create the environment, install, reconstruct a chest CT into out/
 #   make test    create the environment, install with the tools, run every check
+#   make test-other-processor    the numerical tests as on a processor with AVX2 alone: one thread,
+#                                no AVX-512, no bfloat16; what is green on one machine may fail there
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test test-other-processor check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,6 +23,14 @@ check:
 	$(BIN)/lint-imports
 	$(BIN)/typos
 	$(BIN)/python -m pytest
+
+test-other-processor: export ATEN_CPU_CAPABILITY = avx2
+test-other-processor: export ONEDNN_MAX_CPU_ISA = AVX2
+test-other-processor: export OPENBLAS_CORETYPE = Haswell
+test-other-processor: export OMP_NUM_THREADS = 1
+test-other-processor: export MEDINV_PRECISION = float32
+test-other-processor: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" tests/operators tests/priors tests/solvers tests/training
 
 # A stamp is remade when the list of requirements changes.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -136,6 +136,15 @@ def test_make_offers_the_two_commands():
         assert tool in plan
 
 
+def test_integration_also_tries_another_kind_of_processor():
+    assert "make test\nexec make test-other-processor" in (ROOT / ".ci" / "run").read_text()
+    plan = subprocess.run(["make", "--dry-run", "test-other-processor"], cwd=ROOT,
+                          capture_output=True, text=True, check=True).stdout
+    for folder in ("operators", "priors", "solvers", "training"):
+        assert (ROOT / "tests" / folder).is_dir()
+        assert f"tests/{folder}" in plan
+
+
 def test_no_module_is_longer_than_400_lines():
     for folder in package_folders().values():
         for path in folder.glob("*.py"):

@@ -58,7 +58,9 @@ def test_what_is_told_changes_the_image(content, monkeypatch):
     given = image(content | {"context": context})
     assert encoder.seen == ["brain, FLAIR, axial, Slice 50 of 100"]
     assert not torch.allclose(given, silent)
-    assert torch.equal(image(content | {"context": context | {"weight": 0}}), silent)
+    unweighted = image(content | {"context": context | {"weight": 0}})
+    rounding = 1e-3 * float(silent.abs().max())
+    torch.testing.assert_close(unweighted, silent, rtol=0, atol=rounding)
     other = image(content | {"context": {"prompt": "knee"}})
     assert not torch.allclose(given, other)
 

@@ -24,6 +24,11 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
+def _silu(x: Tensor) -> Tensor:
+    """SiLU, in the memory of ``x`` unless a gradient needs that."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions; the embedding scales and shifts between them.
 
@@ -45,10 +50,10 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         """``h`` (b, channels, y, x), ``emb`` (b, embedding)."""
         scale, shift = self.modulation(emb)[:, :, None, None].chunk(2, dim=1)
-        out = self.conv1(F.silu(self.norm1(h)))
+        out = self.conv1(_silu(self.norm1(h)))
         out = torch.addcmul(shift, self.norm2(out), 1 + scale)
-        residual: Tensor = self.conv2(F.silu(out))
-        return h + residual
+        residual: Tensor = self.conv2(_silu(out))
+        return residual.add_(h)
 
 
 class _Stage(nn.ModuleList):
@@ -130,7 +135,7 @@ class UNet(nn.Module):
                 h = self.shrink[i](h)
         for i in reversed(range(len(self.up))):
             if i < len(self.grow):
-                h = self.grow[i](h) + skips[i]
+                h = self.grow[i](h).add_(skips.pop())
             h = self.up[i](h, emb)
-        out: Tensor = self.head(F.silu(self.norm(h)))
+        out: Tensor = self.head(_silu(self.norm(h)))
         return out[..., :ny, :nx]

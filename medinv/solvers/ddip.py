@@ -31,7 +31,7 @@ class DDIP:
 
     Args:
         solver: the solver to wrap.
-        adaptation: how to adapt. With ``inner_steps=0`` the result is the solver's, bit for bit.
+        adaptation: how to adapt. With ``inner_steps=0`` the result is the solver's, to rounding.
 
     Example:
         >>> DDIP(DDS(steps=20), Adaptation(rank=8)).adaptation.rank

@@ -83,8 +83,8 @@ def test_a_linear_operator_is_its_own_linearization(rng):
     x, v = noise(A.domain, (2,), rng), noise(A.domain, (2,), rng)
     w = noise(A.codomain, (2,), rng)
     assert A.linearize(x) is A
-    assert torch.equal(A.jvp(x, v), A(v))
-    assert torch.equal(A.vjp(x, w), A.adjoint(w))
+    torch.testing.assert_close(A.jvp(x, v), A(v))
+    torch.testing.assert_close(A.vjp(x, w), A.adjoint(w))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5])

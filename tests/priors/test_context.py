@@ -83,9 +83,9 @@ def test_guidance_shifts_the_mean_in_proportion(prior, weight):
 def test_weights_zero_and_one_are_the_two_branches(network_prior):
     x, vector = torch.randn(2, 8, 8), torch.tensor([1.0, -1.0, 0.5])
     free = network_prior(x, 0.3)
-    assert torch.equal(ContextPrior(network_prior, vector, 0.0)(x, 0.3), free)
+    torch.testing.assert_close(ContextPrior(network_prior, vector, 0.0)(x, 0.3), free)
     given = ContextPrior(network_prior, vector, 1.0)(x, 0.3)
-    assert torch.equal(given, network_prior(x, 0.3, vector))
+    torch.testing.assert_close(given, network_prior(x, 0.3, vector))
     assert not torch.allclose(given, free)
 
 
@@ -121,8 +121,8 @@ def test_no_context_is_the_network_without(network_prior):
     tensors = network_prior.network.state_dict()
     plain.network.load_state_dict({k: v for k, v in tensors.items() if "describe." not in k})
     x = torch.randn(2, 8, 8)
-    assert torch.equal(network_prior(x, 0.3), plain(x, 0.3))
-    assert torch.equal(network_prior(x, 0.3, torch.zeros(3)), plain(x, 0.3))
+    torch.testing.assert_close(network_prior(x, 0.3), plain(x, 0.3))
+    torch.testing.assert_close(network_prior(x, 0.3, torch.zeros(3)), plain(x, 0.3))
 
 
 def test_a_checkpoint_keeps_context_and_encoder(network_prior, tmp_path):

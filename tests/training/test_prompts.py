@@ -110,8 +110,8 @@ def test_a_run_with_prompts_starts_from_a_prior_without(config, tmp_path):
     started = config.model_copy(update={"start": str(path)})
     told = loop.build_prior(started, loop.build_sampler(started))
     x = torch.randn(2, 16, 16, dtype=torch.complex64)
-    assert torch.equal(told(x, 0.3), prior(x, 0.3))
-    assert torch.equal(told(x, 0.3, torch.ones(4)), prior(x, 0.3))  # learned from here on
+    torch.testing.assert_close(told(x, 0.3), prior(x, 0.3))
+    torch.testing.assert_close(told(x, 0.3, torch.ones(4)), prior(x, 0.3))  # learned from here on
     assert told.sigma_data == prior.sigma_data
     wider = started.network.model_copy(update={"widths": (16, 32)})
     with pytest.raises(CheckpointError, match="another network than the recipe"):
