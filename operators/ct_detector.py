@@ -92,8 +92,8 @@ def cut_side(sinogram: Tensor) -> int:
         -1 for the first column's side, 1 for the last one's; 0 for neither, or both.
 
     Example:
-        >>> cut_side(torch.tensor([[3.0, 3, 2, 0, 0]])), cut_side(torch.tensor([[0.0, 0, 1, 0, 0]]))
-        (-1, 0)
+        >>> [cut_side(torch.tensor([row])) for row in ([3.0, 3, 2, 0, 0], [0.0, 0, 1, 0, 0])]
+        [-1, 0]
     """
     seen = sinogram.detach().abs().flatten(0, -2).mean(0)
     limit = _CUT * float(seen.max())

@@ -50,9 +50,9 @@ def find_rotation_centre(sinogram: Float[Tensor, "*batch view col"],
         2.0
     """
     if cut_side(sinogram):
-        raise InputError("find_rotation_centre: the object goes on beyond one side of the detector "
-                         "(half acquisition?), so its mirror image does not fit; give the centre "
-                         "by hand.")
+        raise InputError("find_rotation_centre: the object goes on beyond one side of the "
+                         "detector (half acquisition?), so its mirror image does not fit; give "
+                         "the centre by hand.")
     views = _half_turn(angles)
     half = sinogram[..., views, :].double()
     n_views, n_cols = half.shape[-2:]

@@ -254,6 +254,14 @@ def test_phases_at_one_place_under_one_uid(tmp_path):
         assert_at_its_place(read_dicom(save(tmp_path, files), volume=1), Grid(), VOXELS + 500)
 
 
+def test_nothing_but_pixels_tells_two_images_apart(tmp_path):
+    """They are no copies: which one to take, nobody but the user knows."""
+    same = {"SOPInstanceUID": UID_ROOT + "7", "InstanceNumber": 1}
+    files = [*slices(VOXELS, **same), slices(VOXELS + 500, **same)[2]]
+    with pytest.raises(DataError, match="two different slices lie at the same place"):
+        read_dicom(save(tmp_path, files))
+
+
 def test_enhanced_files_under_one_uid(tmp_path):
     files = [enhanced(VOXELS, OBLIQUE), enhanced(VOXELS + 500, OBLIQUE)]
     for number, file in enumerate(files):
