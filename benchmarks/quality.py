@@ -108,6 +108,8 @@ def classical(task: str, measured: Measured) -> Iterator[Row]:
         return
     yield timed("zero-filled", lambda: ZeroFilled()(y, A))
     yield timed("CG-SENSE", lambda: CGSENSE(max_iter=15)(y, A))
+    yield timed("L1 wavelet, as in the recipes", lambda: L1Wavelet(
+        weight=1e-3, wavelet="db2", cycle_spinning=True)(y, A))
     yield oracle("L1 wavelet", WAVELET_WEIGHTS, lambda w: L1Wavelet(weight=w)(y, A), reference)
     if shutil.which("bart"):
         yield oracle("BART pics, L1 wavelet", BART_WEIGHTS, lambda w: bart_pics(measured, w),

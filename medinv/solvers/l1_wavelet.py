@@ -4,6 +4,10 @@
 sigpy's (PyWavelets, zero extension), through numpy, one image at a time. Its proximal map is
 taken as ``W^H soft(W x)``, as sigpy and BART do; it is exact where ``W`` is orthogonal, which zero
 extension breaks at the border of the image only.
+
+With cycle spinning each step shrinks the image moved by some pixels, another way each time, so
+that no grid of blocks stays in it (Coifman and Donoho, "Translation-invariant de-noising", 1995;
+as BART does). It approaches the mean of the proximal maps of all shifts, not a minimiser.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from medinv.solvers.base import (
     item_ndim,
     require,
 )
+
+_PERIOD = 32  # of the coarsest wavelets that matter
+_ROOTS = {1: 1.6180339887, 2: 1.3247179572, 3: 1.2207440846}  # x^(ndim + 1) = x + 1
 
 
 def _is_orthogonal(wavelet: str) -> bool:
@@ -54,6 +61,16 @@ class _WaveletShrinkage:
         return torch.from_numpy(self._transform.H(kept.numpy())).to(image)
 
 
+def _shift(step: int, ndim: int) -> tuple[int, ...]:
+    """Pixels along each axis, from 0 to 31, spread evenly over the steps (Roberts' R sequence).
+
+    >>> _shift(0, 2), _shift(1, 2)
+    ((0, 0), (24, 18))
+    """
+    root = _ROOTS[ndim]
+    return tuple(int(_PERIOD * (step / root ** (axis + 1) % 1)) for axis in range(ndim))
+
+
 @dataclass(frozen=True)
 class L1Wavelet:
     """L1-wavelet reconstruction by FISTA.
@@ -68,10 +85,11 @@ class L1Wavelet:
         tol: an item stops when a step changes it by at most this, relative to its norm.
         wavelet: an orthogonal wavelet of PyWavelets.
         ndim: number of trailing axes to transform: 2 for slices, 3 for a volume.
+        cycle_spinning: move the image before each shrinkage and back after it.
 
     Example:
-        >>> L1Wavelet(weight=0.01)
-        L1Wavelet(weight=0.01, max_iter=100, tol=0.0, wavelet='db4', ndim=2)
+        >>> L1Wavelet(weight=0.01, wavelet="db2", cycle_spinning=True).wavelet
+        'db2'
     """
 
     weight: float
@@ -79,6 +97,7 @@ class L1Wavelet:
     tol: float = 0.0
     wavelet: str = "db4"
     ndim: int = 2
+    cycle_spinning: bool = False
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "L1Wavelet: weight", "a number >= 0", self.weight)
@@ -117,8 +136,11 @@ class L1Wavelet:
         x = z = torch.zeros_like(backprojection)
         t = 1.0
         for i in range(self.max_iter):
-            previous, x = x, shrink(z - A.normal(z) / squared_norm + backprojection,
-                                     threshold)
+            moved = _shift(i, self.ndim) if self.cycle_spinning else (0,) * self.ndim
+            axes = tuple(range(-self.ndim, 0))
+            gradient = z - A.normal(z) / squared_norm + backprojection
+            shrunk = shrink(gradient.roll(moved, axes), threshold)
+            previous, x = x, shrunk.roll([-n for n in moved], axes)
             x = stopping.update(x)
             t_previous, t = t, (1 + math.sqrt(1 + 4 * t * t)) / 2
             z = x + (t_previous - 1) / t * (x - previous)

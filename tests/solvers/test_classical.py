@@ -9,7 +9,9 @@ from matrix_operator import MatrixOperator, random_image, random_operator
 
 from medinv.errors import InputError, ShapeError
 from medinv.operators.mri import CartesianMRI
+from medinv.recipe.mri import birdcage
 from medinv.solvers import CGLS, CGSENSE, OSEM, SART, SIRT, TV, L1Wavelet, ZeroFilled
+from tests.operators.ct_objects import disc_image
 
 DTYPES = [torch.float64, torch.complex128]
 SOLVERS = [
@@ -163,6 +165,28 @@ def test_l1_wavelet_with_zero_weight_is_least_squares():
     A = random_operator(40, (4, 4), torch.complex128)
     y = random_image((40,), torch.complex128)
     x = L1Wavelet(0.0, max_iter=400, wavelet="haar")(y, A)
+    torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cycle_spinning_leaves_less_error(seed):
+    """Discs in 4 coils, a third of the columns: 0.78 of the error on one grid, or less."""
+    rng = torch.Generator().manual_seed(seed)
+    x = (disc_image((64, 64), 1.0, x0=3.0, y0=-2.0, radius=20.0, mu=1.0)
+         + disc_image((64, 64), 1.0, x0=-4.0, y0=5.0, radius=6.0, mu=0.5)).to(torch.complex64)
+    columns = (torch.rand(64, generator=rng) < 0.35) | ((torch.arange(64) - 32).abs() < 6)
+    A = CartesianMRI(birdcage(4, (64, 64)), columns.expand(64, 64))
+    y = A(x) + 0.02 * torch.randn(4, 64, 64, dtype=torch.complex64, generator=rng)
+    y = torch.where(A.mask, y, 0)
+    plain, spun = (L1Wavelet(3e-3, max_iter=60, wavelet="db2", cycle_spinning=spins)(y, A) - x
+                   for spins in (False, True))
+    assert float(spun.norm()) < 0.87 * float(plain.norm())
+
+
+def test_cycle_spinning_with_zero_weight_is_least_squares():
+    A = random_operator(40, (4, 4), torch.complex128)
+    y = random_image((40,), torch.complex128)
+    x = L1Wavelet(0.0, max_iter=400, wavelet="haar", cycle_spinning=True)(y, A)
     torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-6)
 
 
