@@ -119,6 +119,13 @@ class Prior(nn.Module, ABC):
         """
         return self
 
+    def at_spacing(self, spacing_mm: tuple[float, float]) -> Prior:  # noqa: ARG002  (the same)
+        """The prior of volumes with this spacing, from pixel to pixel and from slice to slice.
+
+        It is this prior itself, unless it is told the spacing.
+        """
+        return self
+
     def at_slices(self, x: Tensor, sigma: Tensor | float, index: Tensor) -> Tensor:
         """The slices ``index``, (n,), of ``D(x)`` for stacks or volumes ``x`` (*batch, z, y, x).
 

@@ -42,6 +42,8 @@ class UNetLayout(BaseModel):
     embedding: Size
     context: int = Field(0, ge=0, le=2**20)
     extra_channels: int = Field(0, ge=0, le=64)
+    slab: int = Field(1, ge=1, le=64)
+    taps: bool = False
 
     @model_validator(mode="after")
     def _has_blocks_at_each_level(self) -> UNetLayout:
@@ -93,6 +95,10 @@ class PriorCard(BaseModel):
     pixel_mm: tuple[PositiveFloat, PositiveFloat] | None = Field(
         None, description="smallest and largest side of a training pixel; unknown, or of no "
         "importance, if None"
+    )
+    slice_mm: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="smallest and largest distance of neighbouring training slices, for a "
+        "network that sees them"
     )
     error_by_sigma: dict[PositiveFloat, PositiveFloat] = Field(
         default_factory=dict,

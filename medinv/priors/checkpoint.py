@@ -21,9 +21,11 @@ from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
 from medinv.priors.base import Prior
 from medinv.priors.card import PatchTiling, PriorCard, UNetLayout, build_network, parse_card
+from medinv.priors.depth import DepthPrior
 from medinv.priors.edm import NetworkPrior
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchNetwork, PatchPrior
+from medinv.priors.slabs import SlabNetwork, SlabPrior
 
 
 def _paths(name: str | Path) -> tuple[Path, Path]:
@@ -70,7 +72,8 @@ def read_card(name: str | Path) -> PriorCard:
 def load_prior(name: str | Path) -> Prior:
     """A shipped prior by name, or one's own by the path of its .safetensors file; on the CPU.
 
-    It is a `NetworkPrior`, or a `PatchPrior` around one where the card has a ``patch``.
+    It is a `NetworkPrior`, or around one a `PatchPrior` where the card has a ``patch``, a
+    `DepthPrior` where its network has taps, a `SlabPrior` where it takes slabs.
 
     Raises:
         CheckpointError: no such prior, weights and description do not belong together, or the
@@ -98,22 +101,39 @@ def load_prior(name: str | Path) -> Prior:
                          scale=card.scale, error_by_sigma=card.error_by_sigma,
                          text_encoder=card.text_encoder)
     prior.eval().requires_grad_(False)
-    if card.patch is None:
-        return prior
-    return PatchPrior.from_network(prior, card.patch.patch, card.patch.side)
+    if card.patch is not None:
+        return PatchPrior.from_network(prior, card.patch.patch, card.patch.side)
+    return with_depth(prior)
+
+
+def with_depth(prior: NetworkPrior) -> Prior:
+    """The prior of volumes whose network sees neighbouring slices; itself if it sees none.
+
+    Example:
+        >>> with_depth(NetworkPrior(UNet(1, (16, 32), (1, 1), 16, taps=True), 0.5)).ndim
+        3
+    """
+    network = prior.network
+    if isinstance(network, UNet) and network.taps:
+        return DepthPrior(prior)
+    if isinstance(network, UNet) and network.slab > 1:
+        return SlabPrior.from_network(prior)
+    return prior
 
 
 def save_prior(path: str | Path, prior: Prior, description: str,
                training: dict[str, Any] | None = None,
-               pixel_mm: tuple[float, float] | None = None) -> PriorCard:
+               pixel_mm: tuple[float, float] | None = None,
+               slice_mm: tuple[float, float] | None = None) -> PriorCard:
     """Write ``path`` (.safetensors, half precision) and the .json beside it; returns the latter.
 
     Args:
         path: where to; ends in ``.safetensors``.
-        prior: a `NetworkPrior` on a `UNet`, or a `PatchPrior` around one.
+        prior: a `NetworkPrior` on a `UNet`, or what `load_prior` puts around one.
         description: one line for people.
         training: data sets with licences, recipe hash, updates and so on.
         pixel_mm: smallest and largest side of a training pixel, where known.
+        slice_mm: the same of neighbouring slices, where the prior sees them.
 
     Raises:
         OutputError: a file could not be written.
@@ -139,10 +159,11 @@ def save_prior(path: str | Path, prior: Prior, description: str,
         description=description,
         network=UNetLayout(channels=network.channels, widths=network.widths, blocks=network.blocks,
                            embedding=network.embedding, context=network.context,
-                           extra_channels=network.extra_channels),
+                           extra_channels=network.extra_channels, slab=network.slab,
+                           taps=network.taps),
         complex_images=prior.dtype.is_complex, sigma_data=prior.sigma_data, scale=prior.scale,
         patch=patch, error_by_sigma=prior.error_by_sigma, text_encoder=prior.text_encoder,
-        training=training or {}, pixel_mm=pixel_mm,
+        training=training or {}, pixel_mm=pixel_mm, slice_mm=slice_mm,
     )
     write_checkpoint(path, card, {k: value.half() for k, value in network.state_dict().items()})
     return card
@@ -184,4 +205,8 @@ def _untiled(prior: Prior) -> tuple[Prior, PatchTiling | None]:
     """The prior whose network is saved, and how images are tiled for it."""
     if isinstance(prior, PatchPrior) and isinstance(prior.denoiser, PatchNetwork):
         return prior.denoiser.prior, PatchTiling(patch=prior.patch, side=prior.side)
+    if isinstance(prior, SlabPrior) and isinstance(prior.denoiser, SlabNetwork):
+        return prior.denoiser.prior, None
+    if isinstance(prior, DepthPrior):
+        return prior.prior, None
     return prior, None

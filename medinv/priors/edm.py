@@ -38,7 +38,7 @@ class NetworkPrior(Prior):
             without it, that of a Gaussian of standard deviation ``sigma_data``.
         chunk: most images sent through the network at once; bounds memory, and is halved where
             it runs out.
-        text_encoder: what the network's context comes from, for networks that take one.
+        text_encoder: what the network's context comes from, for networks that take prompts.
 
     Attributes:
         compute_dtype: what the network's layers compute in, as `set_precision` chose, float32 or
@@ -84,23 +84,28 @@ class NetworkPrior(Prior):
 
     def denoise(self, x: Tensor, sigma: Tensor, context: Tensor | None = None,
                 where: Tensor | None = None) -> Tensor:
-        """``D`` on real channels: ``x`` (b, channels, y, x), ``sigma`` (b,); the training form.
+        """``D`` on real channels: ``x`` (b, channels, *z, y, x), ``sigma`` (b,); for training.
 
         ``context`` (b, n) describes each image, and ``where`` (b, 2, y, x) gives the positions of
         its pixels, for networks that take them.
         """
-        s = sigma.reshape(-1, 1, 1, 1)
-        total = s.square() + self.sigma_data**2
-        inner = x * total.rsqrt()
+        c_in, c_skip, c_out = self.preconditioning(sigma.reshape(-1, *[1] * (x.ndim - 1)))
+        inner = c_in * x
         if where is not None:
             inner = torch.cat([inner, where], dim=1)
-        inner = inner.contiguous(memory_format=torch.channels_last)
+        if x.ndim == 4:
+            inner = inner.contiguous(memory_format=torch.channels_last)
         described = () if context is None else (context,)
         coarse = self.used_dtype(x.device) == torch.bfloat16
         with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse):
             features = self.network(inner, sigma.log() / 4, *described)
-        c_skip, c_out = self.sigma_data**2 / total, s * self.sigma_data * total.rsqrt()
         return torch.addcmul(c_skip * x, c_out, features.float())
+
+    def preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``c_in``, ``c_skip`` and ``c_out`` at these levels."""
+        total = sigma.square() + self.sigma_data**2
+        c_in = total.rsqrt()
+        return c_in, self.sigma_data**2 / total, sigma * self.sigma_data * c_in
 
     def forward(self, x: Tensor, sigma: Tensor | float, context: Tensor | None = None) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape.
@@ -128,13 +133,13 @@ class NetworkPrior(Prior):
 
 
 def to_channels(x: Tensor) -> Tensor:
-    """Images (b, y, x) as real channels (b, 1 or 2, y, x).
+    """Images (b, *z, y, x) as real channels (b, 1 or 2, *z, y, x).
 
     Example:
         >>> to_channels(torch.tensor([[[1 + 2j]]])).tolist()
         [[[[1.0]], [[2.0]]]]
     """
-    return torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
+    return torch.view_as_real(x).movedim(-1, 1) if x.is_complex() else x[:, None]
 
 
 def from_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -145,7 +150,7 @@ def from_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
         tensor([[[1.+2.j]]])
     """
     if dtype.is_complex:
-        return torch.view_as_complex(x.permute(0, 2, 3, 1).contiguous())
+        return torch.view_as_complex(x.movedim(1, -1).contiguous())
     return x[:, 0]
 
 

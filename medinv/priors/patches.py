@@ -157,7 +157,7 @@ class PatchPrior(Prior):
     def _tiling(self, image: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The patches of one shift, their positions, and the pixels of border before the image."""
         p, shape = self.patch, (image.shape[0], image.shape[1])
-        rng = _generator(image, float(sigma))
+        rng = image_generator(image, float(sigma))
         counts = self._counts(shape)
         border = [k * p - n for k, n in zip(counts, shape, strict=True)]
         top, left = (int(torch.randint(m + 1, (), generator=rng)) for m in border)
@@ -186,8 +186,14 @@ class PatchPrior(Prior):
         return canvas[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
 
 
-def _generator(image: Tensor, sigma: float) -> Generator:
-    """Random numbers that depend on the image's first pixel and the level alone."""
+def image_generator(image: Tensor, sigma: float) -> Generator:
+    """Random numbers that depend on the first pixel of an image (y, x) and the level alone.
+
+    Example:
+        >>> a, b = (image_generator(torch.ones(2, 2), 0.1) for _ in range(2))
+        >>> torch.equal(a.get_state(), b.get_state())
+        True
+    """
     first = torch.view_as_real(image)[0, 0] if image.is_complex() else image[0, :1]
     values = (*first.tolist(), sigma)
     return Generator().manual_seed(zlib.crc32(struct.pack(f"<{len(values)}d", *values)))

@@ -62,6 +62,11 @@ class ProductPrior(Prior):
         """
         return ProductPrior([prior.of_slices(index) for prior in self.factors()], self.weights)
 
+    def at_spacing(self, spacing_mm: tuple[float, float]) -> ProductPrior:
+        """The product of the factors for this spacing."""
+        return ProductPrior([prior.at_spacing(spacing_mm) for prior in self.factors()],
+                            self.weights)
+
     def at_slices(self, x: Tensor, sigma: Tensor | float, index: Tensor) -> Tensor:
         """Slices of ``D(x)``, each factor asked for no more than it needs."""
         return self._sum(x.index_select(-3, index),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 
-from medinv.priors import read_card
+from medinv.priors import Prior, read_card
 from medinv.recipe.measurement import Measured
 from medinv.recipe.schema import PriorProduct
 
@@ -26,17 +27,30 @@ def pixel_notes(setting: str | PriorProduct, measured: Measured) -> tuple[str, .
         return ()
     notes = []
     for name, axis in _priors(setting):
-        known = read_card(name).pixel_mm
+        card = read_card(name)
         sides = [mm for letter, mm in zip(_AXES, spacing, strict=True) if letter != axis]
-        if known is None or all(known[0] / _TOLERANCE <= mm <= known[1] * _TOLERANCE
-                                for mm in sides):
-            continue
-        low, high = (f"{mm:.3g}" for mm in known)
-        seen = low if low == high else f"{low} to {high}"
-        notes.append(f"warning: pixels are {sides[0]:.3g} x {sides[1]:.3g} mm, but the prior "
-                     f"{prior_name(name)} was trained on {seen} mm; it may draw what is not "
-                     "there, so compare with the baselines, or resample (measurement.pool)")
+        across = spacing[_AXES.index(axis)]
+        for what, found, known in (
+                (f"pixels are {sides[0]:.3g} x {sides[1]:.3g} mm", sides, card.pixel_mm),
+                (f"slices are {across:.3g} mm apart", [across], card.slice_mm)):
+            if known is None or all(known[0] / _TOLERANCE <= mm <= known[1] * _TOLERANCE
+                                    for mm in found):
+                continue
+            low, high = (f"{mm:.3g}" for mm in known)
+            seen = low if low == high else f"{low} to {high}"
+            notes.append(f"warning: {what}, but the prior "
+                         f"{prior_name(name)} was trained on {seen} mm; it may draw what is not "
+                         "there, so compare with the baselines, or resample (measurement.pool)")
     return tuple(notes)
+
+
+def at_spacing(prior: Prior, measured: Measured) -> Prior:
+    """The prior for the measurement's voxels, if they are known and it is told them."""
+    spacing = _spacing(measured)
+    if spacing is None:
+        return prior
+    z, y, x = spacing
+    return prior.at_spacing((math.sqrt(y * x), z))
 
 
 def prior_name(name: str) -> str:

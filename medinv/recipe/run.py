@@ -36,7 +36,7 @@ from medinv.recipe.blocks import (
 from medinv.recipe.inputs import Input, given
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
-from medinv.recipe.pixels import pixel_notes
+from medinv.recipe.pixels import at_spacing, pixel_notes
 from medinv.recipe.plan import Plan, plan
 from medinv.recipe.prior import build_prior, condition
 from medinv.recipe.resume import Clock, snapshots_of
@@ -326,6 +326,7 @@ def _problem(recipe: ReconstructRecipe,
         measured = replace(measured, notes=(*notes, *measured.notes))
         for note in notes:
             warnings.warn(note.removeprefix("warning: "), MedinvWarning, stacklevel=2)
+        prior = at_spacing(prior, measured)
         if recipe.context is not None:
             prior = condition(prior, recipe.context, measured)
     recipe.solver.build(measured.noise_std)

@@ -13,7 +13,7 @@ from medinv.recipe.load import recipe_hash
 from medinv.recipe.schema import TrainRecipe
 from medinv.training import Progress, train
 from medinv.training.loop import HISTORY, STATE
-from medinv.training.spacing import pixel_range
+from medinv.training.spacing import pixel_range, slice_range
 
 
 def train_recipe(
@@ -49,7 +49,7 @@ def train_recipe(
     precision = used_precision(prior, next(prior.parameters()).device)
     origin = _origin(recipe) | {"precision": precision}
     save_prior(path, prior, recipe.description or recipe.name, origin,
-               pixel_range(recipe.training.images))
+               pixel_range(recipe.training.images), slice_range(recipe.training.images))
     return path
 
 

@@ -61,6 +61,25 @@ class Prompts(_Strict):
     drop_field: float = Field(0.1, ge=0, le=1, description="share of fields left out of the rest")
 
 
+class Stack(_Strict):
+    """Stacks of neighbouring slices, for networks with taps or slabs.
+
+    The stacks of an update come from one source; a source of single slices gives as many more of
+    them. Stacks are turned, mirrored, zoomed, averaged to larger pixels and thicker slices
+    (partial volumes), and the network is told the spacing that results, unless chance drops it.
+    """
+
+    slices: int = Field(8, ge=1, description="neighbouring slices of a stack, for volumes that "
+                        "have as many")
+    zoom: float = Field(1.25, ge=1, description="pixels become larger or smaller by up to this")
+    coarsest_mm: tuple[float, float] = Field(
+        (2.0, 5.0), description="pixels and slices are averaged by up to 2 and 3, not beyond")
+    coarsen: float = Field(0.3, ge=0, le=1, description="share of updates with averaged slices")
+    bias: float = Field(0.2, ge=0, description="MR: standard deviation of the logarithm of a "
+                        "smooth bias field")
+    drop: float = Field(0.15, ge=0, le=1, description="share of spacings that are not told")
+
+
 class Images(_Strict):
     """What one prior unit means, and how images are varied."""
 
@@ -72,14 +91,17 @@ class Images(_Strict):
                         "them left to right, tilt and zoom them a little")
     phase: bool = Field(True, description="MR: give images a random smooth phase; else they have "
                         "none, as after phase correction")
+    stack: Stack | None = Field(None, description="train on stacks of neighbouring slices")
     prompts: Prompts | None = Field(None, description="describe the images to the network; MR")
     sources: tuple[Source, ...]
 
     @model_validator(mode="after")
     def _prompts_are_of_slices(self) -> Images:
         phantoms = any(source.phantom is not None for source in self.sources)
-        if self.prompts is not None and (self.kind != "complex-mr" or phantoms):
-            raise ValueError("prompts: expected complex-mr images of real volumes")
+        if self.prompts is not None and (self.kind != "complex-mr" or phantoms or self.stack):
+            raise ValueError("prompts: expected complex-mr images of real volumes, without stacks")
+        if self.stack is not None and phantoms:
+            raise ValueError("stack: phantoms are single images; expected real volumes")
         return self
 
 
@@ -120,6 +142,9 @@ class Network(_Strict):
     widths: tuple[int, ...] = (32, 64, 128, 160)
     blocks: tuple[int, ...] = (1, 1, 2, 2)
     embedding: int = 128
+    taps: bool = Field(False, description="mix neighbouring slices after every block; a network "
+                       "that starts from a 2D prior is that prior at first")
+    slab: int = Field(1, ge=1, description="neighbouring slices that share one call, as channels")
 
 
 class TrainConfig(_Strict):
@@ -134,9 +159,13 @@ class TrainConfig(_Strict):
     updates: int = Field(20_000, gt=0)
     batch: int = Field(8, gt=0)
     learning_rate: float = Field(6e-4, gt=0)
+    start_rate: float | None = Field(None, gt=0, description="learning rate of all weights but "
+                                     "the taps, for a network that starts from a trained one; "
+                                     "learning_rate if null")
     warmup: int = Field(200, ge=0, description="updates of linear warm-up")
     decay: int = Field(4_000, ge=0, description="last updates, with the rate falling to zero")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average; "
+                       "lower during the first updates")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     noise_mean: float = Field(-1.2, description="mean of log(sigma / sigma_data) + log 0.5")
     noise_std: float = Field(1.2, gt=0, description="standard deviation of log sigma")
@@ -149,3 +178,15 @@ class TrainConfig(_Strict):
                          "the same images")
     validate_every: int = Field(1_000, gt=0)
     save_minutes: float = Field(3.0, gt=0)
+
+    @model_validator(mode="after")
+    def _depth_needs_stacks(self) -> TrainConfig:
+        stack, network = self.images.stack, self.network
+        if (network.taps or network.slab > 1) and stack is None:
+            raise ValueError("network: taps and slabs see stacks; add images.stack")
+        if stack is not None and stack.slices % network.slab:
+            raise ValueError(f"images.stack.slices: expected a multiple of the slab of "
+                             f"{network.slab} slices, got {stack.slices}")
+        if stack is not None and self.patch is not None:
+            raise ValueError("patch: patches are cut from single slices; leave out images.stack")
+        return self

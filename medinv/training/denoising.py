@@ -30,9 +30,10 @@ def denoising_loss(denoise: Denoise, sigma_data: float, x0: Tensor, sigma: Tenso
     """Weighted mean squared error of each item.
 
     Args:
-        denoise: ``D`` on real channels, ``(b, channels, y, x), (b,)`` (`NetworkPrior.denoise`).
+        denoise: ``D`` on real channels, ``(b, channels, *z, y, x), (b,)``: that of
+            `NetworkPrior`.
         sigma_data: root mean square of the data per real component.
-        x0: clean images (b, y, x) in prior units, real or complex.
+        x0: clean images or stacks (b, *z, y, x) in prior units, real or complex.
         sigma: noise level of each item (b,), std of each real component.
         rng: where the noise comes from.
 
@@ -41,6 +42,7 @@ def denoising_loss(denoise: Denoise, sigma_data: float, x0: Tensor, sigma: Tenso
     """
     clean = to_channels(x0)
     noise = torch.randn(clean.shape, generator=rng).to(clean.device)
-    denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma)
+    level = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+    denoised = denoise(clean + level * noise, sigma)
     weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
-    return weight * (denoised - clean).square().mean((1, 2, 3))
+    return weight * (denoised - clean).square().flatten(1).mean(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -51,6 +51,12 @@ class Examples:
         """At most ``n`` of them at a time."""
         for start in range(0, len(self.images), n):
             yield self.map(lambda t, start=start: t[start : start + n])  # type: ignore[misc]
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Examples of one shape, in a row."""
+    known = {name: torch.cat([part.known[name] for part in parts]) for name in parts[0].known}
+    return Examples(torch.cat([part.images for part in parts]), known)
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from medinv.data.atomic import remove_leftovers, replacing
 from medinv.errors import CheckpointError, MedinvWarning, NumericalError
 from medinv.priors.base import IntensityScale, Prior
-from medinv.priors.checkpoint import load_prior
+from medinv.priors.checkpoint import load_prior, with_depth
 from medinv.priors.edm import NetworkPrior, set_precision, to_channels
 from medinv.priors.networks import UNet
 from medinv.priors.patches import PatchPrior
@@ -32,9 +32,17 @@ from medinv.priors.precision import DTYPES, default_dtype
 from medinv.training.config import TrainConfig
 from medinv.training.denoising import denoising_loss, draw_sigma
 from medinv.training.history import History
-from medinv.training.images import Examples, ImageSampler, Sampler, batches, generator
+from medinv.training.images import (
+    Examples,
+    ImageSampler,
+    Sampler,
+    batches,
+    generator,
+    joined,
+)
 from medinv.training.patches import PatchSampler
 from medinv.training.prompts import PromptSampler, load_encoder
+from medinv.training.stacks import StackSampler
 
 _Weights: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 STATE, HISTORY = "state.pt", "history.jsonl"  # files of a run's folder
@@ -63,6 +71,8 @@ def build_sampler(config: TrainConfig, *, validation: bool = False) -> Sampler:
     """Where the examples of a run come from."""
     if config.patch is not None:
         return PatchSampler(config.images, config.patch, validation=validation)
+    if config.images.stack is not None:
+        return StackSampler(config.images, config.images.stack, validation=validation)
     images = ImageSampler(config.images, validation=validation)
     prompts = config.images.prompts
     return images if prompts is None else PromptSampler(images, prompts,
@@ -71,7 +81,7 @@ def build_sampler(config: TrainConfig, *, validation: bool = False) -> Sampler:
 
 def build_prior(config: TrainConfig, sampler: Sampler) -> NetworkPrior:
     """An untrained prior whose ``sigma_data`` is measured on 256 training images."""
-    examples = sampler.examples(256, generator(config.seed, -1))
+    examples = sampler.examples(256 if config.start is None else 1, generator(config.seed, -1))
     images, context = to_channels(examples.images), examples.known.get("context")
     sigma_data = round(float(images.square().mean().sqrt()), 4)
     mr = config.images.kind == "complex-mr"
@@ -92,13 +102,16 @@ def _start_from(name: str, network: UNet) -> float:
     """Give the network the weights of a prior, and return its ``sigma_data``."""
     prior = load_prior(name)
     if not isinstance(prior, NetworkPrior):
-        raise CheckpointError(f"start: {name} is a prior of patches; start from one of images")
+        raise CheckpointError(f"start: {name} is a prior of patches or volumes; start from one of "
+                              "images")
     own, given = network.state_dict(), prior.network.state_dict()
-    new = {key: value for key, value in own.items() if key.startswith("describe.")}
+    new = {key: value for key, value in own.items() if is_new(key)}
     try:
         if network.extra_channels:  # positions count for nothing at first
             unseen = torch.zeros_like(own["stem.weight"][:, network.channels :])
             new["stem.weight"] = torch.cat([given["stem.weight"], unseen], dim=1)
+        if network.slab > 1:  # each slice gets what the mean slice would
+            new |= _repeated(given, network)
         network.load_state_dict(given | new)
     except RuntimeError as error:
         raise CheckpointError(f"start: {name} has another network than the recipe; give it the "
@@ -106,8 +119,21 @@ def _start_from(name: str, network: UNet) -> float:
     return prior.sigma_data
 
 
+def is_new(key: str) -> bool:
+    """Whether a weight is one that a network of plain images lacks."""
+    return key.startswith("describe.") or ".along." in key
+
+
+def _repeated(given: dict[str, Tensor], network: UNet) -> dict[str, Tensor]:
+    """The first and last layer of a network of single slices, for slabs."""
+    k = network.slab
+    return {"stem.weight": given["stem.weight"].repeat_interleave(k, dim=1) / k,
+            "head.weight": given["head.weight"].repeat_interleave(k, dim=0),
+            "head.bias": given["head.bias"].repeat_interleave(k)}
+
+
 @torch.no_grad()
-def validate(prior: NetworkPrior, held_out: Examples, seed: int) -> dict[str, float]:
+def validate(prior: NetworkPrior, held_out: Sequence[Examples], seed: int) -> dict[str, float]:
     """Weighted denoising loss on fixed images with fixed noise, by noise level."""
     losses = {}
     for i, sigma in enumerate(VALIDATION_SIGMAS):
@@ -115,7 +141,7 @@ def validate(prior: NetworkPrior, held_out: Examples, seed: int) -> dict[str, fl
         parts = [
             denoising_loss(partial(prior.denoise, **part.known), prior.sigma_data, part.images,
                            torch.full((len(part.images),), sigma, device=part.images.device), rng)
-            for part in held_out.split(prior.chunk)
+            for examples in held_out for part in examples.split(prior.chunk)
         ]
         losses[f"{sigma:g}"] = round(float(torch.cat(parts).mean()), 5)
     return losses
@@ -149,7 +175,7 @@ class _Run:
         self.prior = build_prior(config, self.sampler)
         self.fabric = Fabric(accelerator="auto", devices=1)
         set_precision(self.prior, DTYPES[config.precision] or default_dtype(self.fabric.device))
-        optimizer = torch.optim.AdamW(self.prior.parameters(), lr=config.learning_rate,
+        optimizer = torch.optim.AdamW(_groups(self.prior, config), lr=config.learning_rate,
                                       betas=(0.9, 0.99), weight_decay=1e-4)
         self.model, self.optimizer = self.fabric.setup(self.prior, optimizer)
         self.model.mark_forward_method("denoise")
@@ -205,18 +231,37 @@ class _Run:
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = group["share"] * learning_rate(self.step, config)
         self.optimizer.step()
         self.average.update_parameters(self.prior)
         self.step += 1
         return loss.detach()
 
 
+def _held_out(config: TrainConfig) -> list[Examples]:
+    """32 images, or 16 stacks, of the validation parts; the same for every run of a seed."""
+    sampler = build_sampler(config, validation=True)
+    if config.images.stack is None:
+        return [sampler.examples(32, generator(config.seed, -2))]
+    drawn = [sampler.examples(1, generator(config.seed, -100 - i)) for i in range(16)]
+    shapes = dict.fromkeys(examples.images.shape[1:] for examples in drawn)
+    return [joined([examples for examples in drawn if examples.images.shape[1:] == shape])
+            for shape in shapes]
+
+
+def _groups(prior: NetworkPrior, config: TrainConfig) -> list[dict[str, Any]]:
+    """The taps and all other weights, with the share of the learning rate that each gets."""
+    share = 1.0 if config.start_rate is None else config.start_rate / config.learning_rate
+    named = list(prior.network.named_parameters())
+    return [{"params": [weight for key, weight in named if (".along." in key) == taps],
+             "share": rate} for taps, rate in ((True, 1.0), (False, share))]
+
+
 def train(config: TrainConfig, folder: Path, *, resume: bool = False,
           on_update: Callable[[Progress], None] | None = None) -> Prior:
     """Train a prior by denoising score matching; returns the moving average of the weights.
 
-    It is a `NetworkPrior`, or a `PatchPrior` around one.
+    It is what `load_prior` gives: a `NetworkPrior`, or a prior of patches or volumes around one.
 
     Args:
         config: everything that decides the run.
@@ -240,9 +285,11 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
     else:
         run.save()  # now, rather than after hours, it shows whether the folder can be written to
     history = History(folder / HISTORY, run.step)
-    held_out = build_sampler(config, validation=True).examples(32, generator(config.seed, -2))
-    held_out = held_out.map(lambda t: t.to(run.fabric.device))
+    held_out = [examples.map(lambda t: t.to(run.fabric.device)) for examples in _held_out(config)]
     average = cast(NetworkPrior, run.average.module)
+    if run.step == 0 and config.start is not None:
+        history.add({"step": 0, "seconds": 0,
+                     "validation": validate(average, held_out, config.seed)})
     last, saved = time.monotonic(), time.monotonic()
     for examples, rng in batches(run.sampler, config.batch, config.seed,
                            range(run.step, config.updates), workers=config.workers):
@@ -265,9 +312,9 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False,
     _warn_of_lag(validation, validate(run.prior, held_out, config.seed))
     average.error_by_sigma = _errors(validation, average.sigma_data)
     average.eval().requires_grad_(False)
-    if config.patch is None:
-        return average
-    return PatchPrior.from_network(average, config.patch.tile, config.patch.side)
+    if config.patch is not None:
+        return PatchPrior.from_network(average, config.patch.tile, config.patch.side)
+    return with_depth(average)
 
 
 def _errors(losses: dict[str, float], sigma_data: float) -> dict[float, float]:

@@ -6,6 +6,8 @@ split and pooled once, whatever the number of runs and workers.
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medinv.data import Volume as Volume3D
+from medinv.data import read_volume
 from medinv.data.geometry import to_ras
-from medinv.data.nifti import read_nifti
 from medinv.data.sets.manifests import Geometry, Manifest, Split, SubjectSplit, load_manifest
 from medinv.data.sets.slices import PLANES, Plane, SliceStack
 from medinv.data.sets.subjects import place, subject_files
-from medinv.errors import DataError
+from medinv.errors import DataError, MedinvWarning
 from medinv.training.config import Images, Source
 
 Part = Literal["train", "validation"]
@@ -48,11 +51,20 @@ class PlacedSlices:
         plane: their plane; None where it is not known.
         span: positions at which the first slice begins and the last ends; falling where slices
             run the other way.
+        voxel_mm: from row to row, column to column and slice to slice; None where not known.
     """
 
     stack: SliceStack
     plane: Plane | None
     span: tuple[float, float]
+    voxel_mm: tuple[float, float, float] | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """From pixel to pixel (the geometric mean of both axes) and from slice to slice."""
+        if self.voxel_mm is None:
+            return None
+        return math.sqrt(self.voxel_mm[0] * self.voxel_mm[1]), self.voxel_mm[2]
 
     def place(self, index: int) -> Place:
         """The place of a slice's centre."""
@@ -76,6 +88,13 @@ def read_array(path: Path, key: str | None) -> Tensor:
 
     image: Any = nibabel.load(path)  # typed by nibabel as an image without data
     return torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32))
+
+
+def _upright(path: Path) -> Volume3D:
+    """A volume turned to RAS+; repairs, such as padding that became air, are no news here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedinvWarning)
+        return to_ras(read_volume(path))
 
 
 @dataclass(frozen=True)
@@ -106,11 +125,11 @@ class TrainingSlices:
             volume, axis = read_array(path, self.key), self.plane
         elif self.split is not None or self.key is not None:
             raise DataError(
-                f"{path.name}: the plane {self.plane!r} needs a NIfTI file without a split of its "
-                "slices; name the array axis instead"
+                f"{path.name}: the plane {self.plane!r} needs a file that knows its place, "
+                "without a split of its slices; name the array axis instead"
             )
         else:
-            volume, axis = to_ras(read_nifti(path)).data, PLANES.index(self.plane)
+            volume, axis = _upright(path).data, PLANES.index(self.plane)
         volume = self._units(volume)
         if self.split is not None:
             along, start, stop = self.split
@@ -123,7 +142,7 @@ class TrainingSlices:
     def _units(self, volume: Tensor) -> Tensor:
         if self.kind == "ct":
             return (1 + volume / 1000).clamp_(min=0, max=4)
-        return volume / float(np.quantile(volume.numpy(), self.percentile / 100))
+        return volume.clamp(min=0) / float(np.quantile(volume.numpy(), self.percentile / 100))
 
 
 def source_volumes(source: Source, images: Images, part: Part) -> list[Volume]:
@@ -167,9 +186,39 @@ def _stacks(path: Path, source: Source, images: Images, planes: tuple[int | Plan
         PlacedSlices(
             SliceStack(path, TrainingSlices(images.kind, images.percentile, plane, source.pool,
                                             key, split, source.every)),
-            *_place(plane, split, geometry))
+            *_place(plane, split, geometry), _voxel(path, plane, source.pool, geometry))
         for plane in planes
     )
+
+
+def _voxel(path: Path, plane: int | Plane, pool: tuple[int, int, int],
+           geometry: Geometry | None) -> tuple[float, float, float] | None:
+    """Millimetres from row to row, column to column and slice to slice, after pooling."""
+    named = not isinstance(plane, int)
+    sides = _spacing(path, ras=named)
+    if sides is None and not named and geometry is not None and geometry.spacing_mm is not None:
+        sides = [mm for mm in geometry.spacing_mm if mm is not None]
+    if sides is None or len(sides) != 3:
+        return None
+    pooled = [mm * factor for mm, factor in zip(sides, pool, strict=True)]
+    across = plane if isinstance(plane, int) else PLANES.index(plane)
+    thickness = pooled.pop(across)
+    return pooled[0], pooled[1], thickness
+
+
+def _spacing(path: Path, *, ras: bool) -> list[float] | None:
+    """Spacing along the array's axes of a NIfTI file, or along z, y, x of the patient."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return list(_upright(path).spacing_mm)[::-1] if ras else None
+    import nibabel
+
+    image: Any = nibabel.load(path)  # typed by nibabel as an image without a header
+    sides = [float(mm) for mm in np.linalg.norm(image.affine[:3, :3], axis=0)]
+    if not ras:
+        return sides
+    order = nibabel.io_orientation(image.affine)[:, 0]  # of each array axis: x, y or z
+    along = {int(axis): mm for axis, mm in zip(order, sides, strict=True)}
+    return [along[2], along[1], along[0]]
 
 
 def _place(plane: int | Plane, split: tuple[int, int, int] | None, geometry: Geometry | None

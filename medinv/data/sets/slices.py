@@ -39,7 +39,7 @@ from medinv.errors import DataError
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
-_FORMAT = 2  # raise it when the same source and preparation would give another file
+_FORMAT = 3  # raise it when the same source and preparation would give another file
 
 
 class SliceStack:
