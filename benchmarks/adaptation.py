@@ -33,7 +33,7 @@ CHOSEN = Adaptation(loss="estimate", rank=16, inner_steps=20, gamma=30.0, cg_ite
 def score(title: str, solver: DDS | DDIP, name: str, measured: Measured) -> float:
     start = time.perf_counter()
     prior = load_prior(name).to(measured.y.device)
-    x = solver(measured.y, measured.A, prior, rng=torch.Generator().manual_seed(0)).cpu()
+    x = solver(measured.problem, prior, rng=torch.Generator().manual_seed(0)).cpu()
     assert measured.reference is not None
     error = (x.clamp(min=0) - measured.reference).square().mean()
     value = float(10 * (measured.reference.max() ** 2 / error).log10())
@@ -58,7 +58,7 @@ def main() -> None:
         f"measurement.views={args.views}", f"measurement.noise={args.noise}"])
     measured = measure_recipe(recipe).to(choose_device(args.device))
     solver = DDS(steps=args.steps, eta=1.0, sigma_max=3.0, sigma_min=0.02, gamma=30.0,
-                 noise_std=measured.noise_std)
+                 noise_aware=True)
     print(f"{measured.origin}; {args.slices} slices\n\n{solver}\n\n"
           "| method | PSNR (dB) | seconds |\n|---|---|---|")
     low = score("DDS, prior of ellipses", solver, args.wrong, measured)

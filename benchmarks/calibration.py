@@ -24,6 +24,7 @@ from medinv.evaluation import psnr
 from medinv.operators import CartesianMRI
 from medinv.operators.coils import espirit, walsh
 from medinv.priors import load_prior
+from medinv.problem import Problem
 from medinv.recipe.mri import birdcage, smooth_field
 from medinv.solvers import DDS, L1Wavelet
 
@@ -96,12 +97,12 @@ def main() -> None:
     print("| maps | L1-wavelet, dB | DDS, dB |\n|---|---|---|", flush=True)
     for name, sensitivities in maps.items():
         A = CartesianMRI(sensitivities, mask)
-        wavelet = psnr(L1Wavelet(weight=args.weight)(y, A), x)
+        wavelet = psnr(L1Wavelet(weight=args.weight)(Problem(y, A)), x)
         dds = float("nan")
         if not args.skip_dds:
-            solver = DDS(steps=60, noise_std=NOISE, gamma=10.0, eta=1.0, sigma_max=0.3,
+            solver = DDS(steps=60, noise_aware=True, gamma=10.0, eta=1.0, sigma_max=0.3,
                          sigma_min=0.01)
-            dds = psnr(solver(y, A, load_prior("brain-mr-2d"),
+            dds = psnr(solver(Problem(y, A, noise_std=NOISE), load_prior("brain-mr-2d"),
                               rng=torch.Generator().manual_seed(0)), x)
         print(f"| {name} | {wavelet:.2f} | {dds:.2f} |", flush=True)
 

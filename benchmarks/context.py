@@ -68,12 +68,12 @@ def priors(told: NetworkPrior, plain: Prior, contrast: Contrast, slices: tuple[i
 
 
 def quality(recipe: ReconstructRecipe, measured: Measured, prior: Prior, seed: int) -> float:
-    solver = recipe.solver.build(measured.noise_std)
+    solver = recipe.solver.build()
     device = choose_device(recipe.device)
     measured, prior = measured.to(device), prior.to(device)
     rng = torch.Generator().manual_seed(seed)
     assert measured.reference is not None
-    return psnr(solver(measured.y, measured.A, prior, rng=rng).cpu(), measured.reference)
+    return psnr(solver(measured.problem, prior, rng=rng).cpu(), measured.reference)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medinv.operators import ParallelBeam
 from medinv.priors import IntensityScale, Prior, load_prior
+from medinv.problem import Problem
 from medinv.resources import TensorCount
 from medinv.solvers import DDS
 
@@ -65,11 +66,11 @@ def main() -> None:
         "total variation along z": DDS(steps=args.steps, gamma=None, z_weight=3e-4, rho=0.01),
     }.items():
         with TensorCount() as count:
-            DDS(**{**solver.__dict__, "steps": 3})(y, A, Shrink())
+            DDS(**{**solver.__dict__, "steps": 3})(Problem(y, A), Shrink())
         volumes = count.peak_bytes / (x.numel() * 4)
         prior = Timed(load_prior("chest-ct-2d"))
         start = time.perf_counter()
-        solver(y, A, prior)
+        solver(Problem(y, A), prior)
         total = time.perf_counter() - start
         print(f"{name}: {total:.1f} s, of which {100 * (1 - prior.seconds / total):.1f} % are not "
               f"the network; at most {volumes:.1f} volumes alive")

@@ -35,10 +35,10 @@ def config(every: int, updates: int, *, augmented: bool) -> TrainConfig:
 
 def score(prior: Prior, measured: Measured, steps: int) -> float:
     solver = DDS(steps=steps, eta=1.0, sigma_max=3.0, sigma_min=0.02, gamma=30.0,
-                 noise_std=measured.noise_std)
+                 noise_aware=True)
     rng, prior = torch.Generator().manual_seed(0), prior.to(measured.y.device)
     assert measured.reference is not None
-    x = solver(measured.y, measured.A, prior, rng=rng).cpu()
+    x = solver(measured.problem, prior, rng=rng).cpu()
     return psnr(x.clamp(min=0), measured.reference)
 
 

@@ -27,6 +27,7 @@ from medinv.operators import CartesianMRI, ParallelBeam
 from medinv.operators.sampling import random1d
 from medinv.priors import load_prior
 from medinv.priors.edm import set_precision
+from medinv.problem import Problem
 from medinv.solvers import CGSENSE, DDS, TV, L1Wavelet
 from medinv.training import train
 from medinv.training.config import TrainConfig
@@ -53,7 +54,7 @@ def dds() -> Task:
     y, A = ct(8)
     prior = load_prior("chest-ct-2d")
     set_precision(prior, torch.float32)
-    return lambda n: DDS(steps=n, gamma=30.0, z_weight=3e-4, rho=3e-3)(y, A, prior)
+    return lambda n: DDS(steps=n, gamma=30.0, z_weight=3e-4, rho=3e-3)(Problem(y, A), prior)
 
 
 def training() -> Task:
@@ -69,17 +70,17 @@ def training() -> Task:
 
 def tv() -> Task:
     y, A = ct(42)
-    return lambda n: TV(weight=1e-3, max_iter=n, axes=(-3, -2, -1))(y, A)
+    return lambda n: TV(weight=1e-3, max_iter=n, axes=(-3, -2, -1))(Problem(y, A))
 
 
 def l1_wavelet() -> Task:
     y, A = mri(4)
-    return lambda n: L1Wavelet(weight=1e-3, max_iter=n)(y, A)
+    return lambda n: L1Wavelet(weight=1e-3, max_iter=n)(Problem(y, A))
 
 
 def sense() -> Task:
     y, A = mri()
-    return lambda n: CGSENSE(max_iter=n)(y, A)
+    return lambda n: CGSENSE(max_iter=n)(Problem(y, A))
 
 
 TASKS: dict[str, tuple[Callable[[], Task], int]] = {

@@ -39,10 +39,10 @@ def compare(priors: dict[str, Prior], overrides: Sequence[str], only: Sequence[s
     for settings in (recipe.solver, *recipe.baselines):
         if settings.title not in only:
             continue
-        solver = settings.build(measured.noise_std)
+        solver = settings.build()
         for name, prior in priors.items():
             rng, start = torch.Generator().manual_seed(0), time.perf_counter()
-            x = solver(measured.y, measured.A, prior, rng=rng).cpu()
+            x = solver(measured.problem, prior, rng=rng).cpu()
             print(f"| {settings.title} | {name} | {psnr(x, measured.reference):.2f} | "
                   f"{time.perf_counter() - start:.0f} |", flush=True)
 

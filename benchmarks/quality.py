@@ -27,6 +27,7 @@ from torch import Tensor
 
 from medinv.evaluation import measurement_residual, psnr, ssim
 from medinv.priors import load_prior
+from medinv.problem import Problem
 from medinv.recipe.load import load_reconstruct_recipe
 from medinv.recipe.measurement import Measured
 from medinv.recipe.run import measure_recipe
@@ -101,16 +102,18 @@ def classical(task: str, measured: Measured) -> Iterator[Row]:
     assert reference is not None
     if task.startswith("ct"):
         spacing = tuple(measured.facts["spacing_mm"])[::-1]
-        yield timed("FBP", lambda: FBP()(y, A))
+        yield timed("FBP", lambda: FBP()(Problem(y, A)))
         yield oracle("TV 3D", TV_WEIGHTS, lambda w: TV(
-            weight=w, axes=(-3, -2, -1), spacing=spacing, max_iter=200, nonnegative=True)(y, A),
+            weight=w, axes=(-3, -2, -1), spacing=spacing, max_iter=200,
+            nonnegative=True)(Problem(y, A)),
             reference)
         return
-    yield timed("zero-filled", lambda: ZeroFilled()(y, A))
-    yield timed("CG-SENSE", lambda: CGSENSE(max_iter=15)(y, A))
+    yield timed("zero-filled", lambda: ZeroFilled()(Problem(y, A)))
+    yield timed("CG-SENSE", lambda: CGSENSE(max_iter=15)(Problem(y, A)))
     yield timed("L1 wavelet, as in the recipes", lambda: L1Wavelet(
-        weight=1e-3, wavelet="db2", cycle_spinning=True)(y, A))
-    yield oracle("L1 wavelet", WAVELET_WEIGHTS, lambda w: L1Wavelet(weight=w)(y, A), reference)
+        weight=1e-3, wavelet="db2", cycle_spinning=True)(Problem(y, A)))
+    yield oracle("L1 wavelet", WAVELET_WEIGHTS, lambda w: L1Wavelet(weight=w)(Problem(y, A)),
+                 reference)
     if shutil.which("bart"):
         yield oracle("BART pics, L1 wavelet", BART_WEIGHTS, lambda w: bart_pics(measured, w),
                      reference)
@@ -120,7 +123,7 @@ def diffusion(solver: DDS, prior_name: str, measured: Measured, samples: int) ->
     prior = load_prior(prior_name).to(measured.y.device)
     rows = [
         timed("DDS, one sample", lambda seed=seed: solver(
-            measured.y, measured.A, prior, rng=torch.Generator().manual_seed(seed)))
+            measured.problem, prior, rng=torch.Generator().manual_seed(seed)))
         for seed in range(samples)
     ]
     yield rows[0]
@@ -152,7 +155,7 @@ def main() -> None:
         recipe = load_reconstruct_recipe(
             name, [*overrides, f"measurement.volume.split={args.split}", *settings])
         measured = measure_recipe(recipe).to(choose_device(args.device))
-        solver = recipe.solver.build(measured.noise_std)
+        solver = recipe.solver.build()
         assert isinstance(solver, DDS)
         say(f"\n### {task}, {args.split} slices\n\n{measured.origin}; {measured.facts}.\n")
         changed = {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)

@@ -71,7 +71,7 @@ def best_tv(measured: Measured) -> tuple[str, Tensor]:
         solver = TV(weight=weight, axes=(-3, -2, -1), spacing=spacing, max_iter=200,
                     nonnegative=real)
         text, x = row(f"TV 3D, oracle weight {weight:g}",
-                      lambda: solver(measured.y, measured.A), measured)
+                      lambda: solver(measured.problem), measured)
         assert measured.reference is not None
         return plane_psnr(x, measured.reference)["axial"], text, x
 
@@ -96,7 +96,7 @@ def seeded(title: str, solver: Callable[..., Tensor], measured: Measured, prior:
         total = torch.zeros(())
         for i in range(samples):
             rng = torch.Generator().manual_seed(seed + i)
-            total = total + solver(measured.y, measured.A, prior, rng=rng).cpu()
+            total = total + solver(measured.problem, prior, rng=rng).cpu()
         return total / samples
 
     return row(title, run, measured)[0]
@@ -112,7 +112,7 @@ def methods(task: str, measured: Measured, solver: DDS, prior: Prior, auxiliary:
             wanted: str, seed: int, samples: int) -> Iterator[str]:
     alone = replace(solver, z_weight=None)
     coupled = replace(solver, **COUPLING)
-    improved = replace(coupled, gamma=None, noise_std=None)
+    improved = replace(coupled, gamma=None, noise_aware=False)
     mbir = diffusion_mbir(solver.steps)
     tpdm = TPDM(steps=solver.steps, sigma_max=10.0, sigma_min=0.02)
     pair = product(task, prior, auxiliary)
@@ -177,7 +177,7 @@ def main() -> None:
             overrides.append(f"solver.steps={args.steps}")
         recipe = load_reconstruct_recipe(name, overrides)
         measured = measure_recipe(recipe)
-        solver = recipe.solver.build(measured.noise_std)
+        solver = recipe.solver.build()
         assert isinstance(solver, DDS)
         prior_name = recipe.prior if isinstance(recipe.prior, str) else recipe.prior.primary
         device = choose_device(args.device)

@@ -150,6 +150,11 @@ class Problem:
         """Number of axes before those of the operator."""
         return self.A.codomain.batch_ndim(self.y)
 
+    def empty_image(self) -> Tensor:
+        """An image that may have been measured, ``(*batch, *A.domain.shape)``, without values."""
+        batch, domain = self.y.shape[: self.batch_ndim], self.A.domain
+        return self.y.new_empty(*batch, *domain.shape, dtype=domain.dtype)
+
     def to(self, device: torch.device) -> Problem:
         """On a device; the operator itself is moved."""
         return replace(self, y=self.y.to(device), A=self.A.to(device))
@@ -193,7 +198,7 @@ class Problem:
         return (A.normalized(), A.adjoint(problem.y) / (intensity * norm**2),
                 float(problem.noise_std) / (intensity * norm))
 
-    def part(self, index: slice) -> Problem:
+    def part(self, index: slice | Tensor) -> Problem:
         """Some slices: of the batch axis next to the operator, or of maps for each slice.
 
         Raises:

@@ -13,7 +13,7 @@ from medinv.cli import app
 from medinv.errors import InputError
 from medinv.operators import CartesianMRI, ParallelBeam
 from medinv.priors import IntensityScale, Prior
-from medinv.recipe.auto import JUMP, choose, hold_out, residual
+from medinv.recipe.auto import JUMP, choose
 from medinv.recipe.measurement import Measured
 from medinv.recipe.settings import SolverSettings
 from tests import tiny
@@ -61,12 +61,12 @@ def mri():
 
 def test_views_and_columns_are_parted():
     problem = ct()
-    seen, unseen = hold_out(problem)
+    seen, unseen = problem.problem.hold_out()
     assert (seen.y.shape[1], unseen.y.shape[1]) == (20, 4)
     angles = torch.cat([seen.A.angles, unseen.A.angles]).sort().values
     torch.testing.assert_close(angles, problem.A.angles)
     problem = mri()
-    seen, unseen = hold_out(problem)
+    seen, unseen = problem.problem.hold_out()
     assert not (seen.A.mask & unseen.A.mask).any()
     assert torch.equal(seen.A.mask | unseen.A.mask, problem.A.mask)
     torch.testing.assert_close(seen.y + unseen.y, problem.y)
@@ -81,8 +81,8 @@ def test_the_truth_scores_one_noise(make):
         x[:, 4:12, 8:20] = 1 + 1j
     else:
         x[:, 3:9, 4:9] = 1
-    _, unseen = hold_out(problem)
-    assert residual(x, unseen) == pytest.approx(1, rel=0.1)  # 400 samples or more: 4 %
+    _, unseen = problem.problem.hold_out()
+    assert unseen.misfit(x) == pytest.approx(1, rel=0.1)  # 400 samples or more: 4 %
 
 
 def test_the_search_corrects_a_prior_that_is_too_sure():
@@ -91,7 +91,7 @@ def test_the_search_corrects_a_prior_that_is_too_sure():
     choice = choose(settings, ct(), Unsure(1.0), seed=0)
     assert choice.weights["gamma"] == 100
     assert choice.scores["gamma=100"] < choice.scores["gamma=1"]
-    assert choice.weights["noise_std"] == "measurement"
+    assert choice.weights["noise_aware"] is True
     assert choice.solver.fields["steps"] == 8
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_chosen_is_said():
     A = ParallelBeam((12, 12), torch.zeros(1), 1.0)
     few = measured(A, torch.ones(12, 12), 0.1)
     with pytest.raises(InputError, match="nothing can be held out of ParallelBeam"):
-        hold_out(few)
+        few.problem.hold_out()
 
 
 def test_a_run_records_and_prints_its_weights(tmp_path):

@@ -15,7 +15,7 @@ from medinv.recipe.run import _problem, run_recipe
 from medinv.resources import choose_device, device_bytes
 from tests import tiny
 
-DDS = {"name": "DDS", "steps": 3, "noise_std": "measurement"}
+DDS = {"name": "DDS", "steps": 3, "noise_aware": True}
 STEPS = {"steps": 3, "sigma_min": 0.1}
 CT = [
     {"name": "FBP"}, {"name": "CGLS", "max_iter": 5}, {"name": "SIRT", "max_iter": 5},

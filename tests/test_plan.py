@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 from medinv.cli import app
 from medinv.errors import InputError
 from medinv.operators import CartesianMRI
+from medinv.problem import Problem
 from medinv.recipe import plan as plan_module
 from medinv.recipe.load import validate_recipe
-from medinv.recipe.measurement import Measured
 from medinv.recipe.plan import Plan
 from medinv.recipe.run import plan_recipe, run_recipe
-from medinv.recipe.slab import n_slices, slab
+from medinv.recipe.slab import slab
 from medinv.resources import available_bytes
 from tests import tiny
 
@@ -53,8 +53,8 @@ def test_the_memory_of_volumes_is_extrapolated(content):
 
     recipe = validate_recipe(content, "test")
     measured, prior = _problem(recipe, None)
-    guess = plan_module._memory(recipe.solver, measured, prior, 0)
-    between, during = plan_module._count(recipe.solver, measured, prior)
+    guess = plan_module._memory(recipe.solver, measured.problem, prior, 0, 0)
+    between, during = plan_module._count(recipe.solver, measured.problem, prior)
     assert guess.between == pytest.approx(between, rel=0.05)
     assert guess.during == pytest.approx(during, rel=0.05)
 
@@ -93,11 +93,9 @@ def test_slabs_of_slices_with_maps_of_their_own(mask_shape, rng):
     maps = torch.randn(6, 2, 8, 8, dtype=torch.complex64, generator=rng) / 3
     A = CartesianMRI(maps, torch.rand(mask_shape, generator=rng) > 0.5)
     x = torch.randn(6, 8, 8, dtype=torch.complex64, generator=rng)
-    measured = Measured(y=A(x), A=A, noise_std=0.1, to_volume=tiny.ct_volume().with_data, unit="",
-                        reference=x, origin="", notes=(), facts={})
-    few = slab(measured, 2)
-    assert n_slices(measured) == 6
-    assert few.reference is None
+    problem = Problem(A(x), A, noise_std=0.1)
+    few = slab(problem, 2)
+    assert (problem.n_slices, few.n_slices) == (6, 2)
     torch.testing.assert_close(few.A(x[2:4]), few.y)
 
 

@@ -51,7 +51,7 @@ def file_content(tmp_path):
         "name": "tiny-file", "task": "reconstruct", "prior": str(prior),
         "measurement": {"kind": "ct-file", "projections": {"path": str(path)},
                         "rotation_centre": "find"},
-        "solver": {"name": "DDS", "steps": 2, "noise_std": "measurement"},
+        "solver": {"name": "DDS", "steps": 2, "noise_aware": True},
         "baselines": [{"name": "FBP"}],
     }
 

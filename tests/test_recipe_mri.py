@@ -236,7 +236,7 @@ def test_classical_methods_and_a_prior_on_simulated_sampling(tmp_path, sampling)
          "coils": COILS, "sampling": sampling, "noise": 0.01},
         baselines=[{"name": "ZeroFilled"}, {"name": "TV", "weight": 1e-3, "max_iter": 40},
                    {"name": "L1Wavelet", "weight": 1e-3, "max_iter": 40}, {"name": "CGSENSE"}],
-        solver={"name": "DDS", "steps": 2, "noise_std": "measurement"}, prior=str(weights),
+        solver={"name": "DDS", "steps": 2, "noise_aware": True}, prior=str(weights),
     ))
     measured = run.measured
     clean = measured.A(measured.reference)

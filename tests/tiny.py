@@ -67,7 +67,7 @@ def ct_recipe(folder: Path) -> dict[str, object]:
             "kind": "ct-simulated", "volume": {"path": str(folder / "ct.nii.gz")}, "views": 6
         },
         "prior": str(folder / "ct.safetensors"),
-        "solver": {"name": "DDS", "steps": 3, "noise_std": "measurement"},
+        "solver": {"name": "DDS", "steps": 3, "noise_aware": True},
         "baselines": [{"name": "FBP"}, {"name": "TV", "weight": 0.001, "max_iter": 3}],
     }
 
@@ -81,7 +81,7 @@ def mri_recipe(folder: Path) -> dict[str, object]:
         "task": "reconstruct",
         "measurement": {"kind": "mri-file", "kspace": {"path": str(folder / "scan.npy")}},
         "prior": str(folder / "mr.safetensors"),
-        "solver": {"name": "DDS", "steps": 3, "noise_std": "measurement"},
+        "solver": {"name": "DDS", "steps": 3, "noise_aware": True},
         "baselines": [{"name": "ZeroFilled"}],
     }
 

@@ -34,11 +34,11 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.errors import InputError
-from medinv.operators.base import LinearOperator
 from medinv.operators.linalg import cg, finite_difference
 from medinv.priors.base import Prior
 from medinv.priors.batches import halving
 from medinv.priors.lora import adaptable_copy
+from medinv.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class AdaptedPrior(Prior):
 
     Args:
         prior: the prior to start from, with a network inside.
-        y: measurement ``(*A.codomain.shape)`` or one per slice, ``(z, *A.codomain.shape)``.
-        A: its operator, of an image, of each slice, or of a volume.
+        problem: what was measured, of an image, of each slice, or of a volume.
         settings: how to adapt.
         seed: of the random factors and of the choice of slices.
 
@@ -123,19 +122,21 @@ class AdaptedPrior(Prior):
         >>> from medinv.priors import NetworkPrior, UNet
         >>> A = ParallelBeam((8, 8), torch.linspace(0, 3, 4), pixel_mm=1.0)
         >>> prior = NetworkPrior(UNet(1, (16, 32), (1, 1), 16), sigma_data=0.5)
-        >>> adapted = AdaptedPrior(prior, A(torch.ones(8, 8)), A, Adaptation(inner_steps=2))
+        >>> problem = Problem(A(torch.ones(8, 8)), A)
+        >>> adapted = AdaptedPrior(prior, problem, Adaptation(inner_steps=2))
         >>> adapted(torch.randn(8, 8), 0.5).shape
         torch.Size([8, 8])
     """
 
-    def __init__(self, prior: Prior, y: Tensor, A: LinearOperator, settings: Adaptation,
+    def __init__(self, prior: Prior, problem: Problem, settings: Adaptation,
                  seed: int = 0) -> None:
         super().__init__()
         self.dtype, self.ndim, self.scale = prior.dtype, prior.ndim, prior.scale
         self.settings, self.rng = settings, Generator().manual_seed(seed)
         self.prior, self.trainable = adaptable_copy(
             prior, settings.rank, biases=settings.biases, targets=settings.targets, rng=self.rng)
-        self.y, self.A = y / (prior.scale.estimate(y, A) * A.norm()), A.normalized()
+        problem = problem.scaled(prior.scale.estimate(problem.y, problem.A))
+        self.y, self.A = problem.y, problem.linear
         self.seen = self._seen()
         self.optimizer = self._optimizer()
         self.calls, self.undone = 0, 0
@@ -145,13 +146,12 @@ class AdaptedPrior(Prior):
         """That of the prior before adaptation."""
         return self.prior.error_variance(sigma)
 
-    @torch.no_grad()
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D(x)`` of the adapted prior, adapting first where it is due."""
         if float(sigma) != self.last_sigma:
             self.last_sigma = float(sigma)
             if self._is_due(self.last_sigma):
-                self._adapt(x, self.last_sigma)
+                self._adapt(x.detach(), self.last_sigma)
             self.calls += 1
         return self.prior(x, sigma)  # type: ignore[no-any-return]
 
@@ -186,6 +186,7 @@ class AdaptedPrior(Prior):
         return (self.calls % settings.every == 0 and sigma >= settings.sigma_min
                 and self.undone < settings.patience)
 
+    @torch.no_grad()
     def _adapt(self, x: Tensor, sigma: float) -> None:
         """The optimiser steps of one level, undone if held-out measurements say so."""
         if not self.settings.inner_steps:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medinv.operators.base import LinearOperator
+from medinv.operators.base import Operator
 from medinv.priors.base import Prior
 from medinv.priors.batches import halving
+from medinv.priors.jacobian import linearize
 
 
 def denoise_with_residual_gradient(prior: Prior, x: Tensor, sigma: float, y: Tensor,
-                                   A: LinearOperator) -> tuple[Tensor, Tensor]:
+                                   A: Operator) -> tuple[Tensor, Tensor]:
     """``D(x)`` and the gradient of ``||A D(x) - y||`` in ``x``, item by item.
 
     Args:
@@ -42,13 +43,10 @@ def denoise_with_residual_gradient(prior: Prior, x: Tensor, sigma: float, y: Ten
 
 
 def _denoise(prior: Prior, x: Tensor, sigma: float, y: Tensor,
-             A: LinearOperator) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        D = prior(x, sigma)
-        residual = A(D) - y
+             A: Operator) -> tuple[Tensor, Tensor]:
+    D, vjp = linearize(prior, x, sigma)
+    residual = A(D) - y
     axes = tuple(range(A.codomain.batch_ndim(residual), residual.ndim))
-    size = torch.linalg.vector_norm(residual.detach(), dim=axes, keepdim=True)
-    direction = torch.where(size > 0, residual.detach() / size, 0.0)
-    gradient, = torch.autograd.grad(residual, x, direction)
-    return D.detach(), gradient
+    size = torch.linalg.vector_norm(residual, dim=axes, keepdim=True)
+    direction = torch.where(size > 0, residual / size, 0.0)
+    return D, vjp(A.linearize(D).adjoint(direction))

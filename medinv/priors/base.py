@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medinv.errors import CheckpointError, InputError, ShapeError
-from medinv.operators.base import LinearOperator
+from medinv.operators.base import LinearOperator, Operator
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class IntensityScale:
                              f"{self.percentile}")
 
     @torch.no_grad()
-    def estimate(self, y: Tensor, A: LinearOperator) -> float:
+    def estimate(self, y: Tensor, A: Operator) -> float:
         """Physical intensity of one prior unit for this measurement, from ``y`` alone.
 
         Uses a short least-squares reconstruction (10 CG iterations, early stopping regularises).
@@ -61,6 +61,9 @@ class IntensityScale:
         """
         if self.percentile is None:
             return self.value
+        if not isinstance(A, LinearOperator):
+            raise ShapeError(f"the intensity of {type(A).__name__}'s images cannot be told from "
+                             "y; pass a prior whose scale has a value")
         magnitude = A.normalized().solve(y / A.norm(), max_iter=10).abs()
         scale = float(_quantile(magnitude, self.percentile / 100))
         if not scale > 0:
@@ -112,6 +115,10 @@ class Prior(nn.Module, ABC):
         """
         return sigma**2 / (1 + sigma**2)
 
+    def error_diagonal(self, sigma: float) -> Tensor:
+        """The same for each element of an item (real), or one number that stands for all."""
+        return torch.tensor(self.error_variance(sigma))
+
     def of_slices(self, index: Tensor) -> Prior:  # noqa: ARG002  (the same for all)
         """The prior of the slices ``index``, (n,), of the stacks that this one is a prior of.
 
@@ -136,7 +143,7 @@ class Prior(nn.Module, ABC):
             return denoised
         return self(x, sigma).index_select(-3, index)  # type: ignore[no-any-return]
 
-    def check(self, A: LinearOperator) -> None:
+    def check(self, A: Operator) -> None:
         """Raise `CheckpointError` if this prior cannot describe the images of ``A``.
 
         Only real or complex is told from the operator: slices may be its batch axis or its own.

@@ -59,6 +59,11 @@ class GaussianPrior(Prior):
         """Mean over elements of ``Cov[x0 | x]``."""
         return float((self.variances * sigma**2 / (self.variances + sigma**2)).mean())
 
+    def error_diagonal(self, sigma: float) -> Tensor:
+        """The diagonal of ``Cov[x0 | x]``."""
+        gain = self.variances * sigma**2 / (self.variances + sigma**2)
+        return (self.vectors.abs().square() @ gain).reshape(self.mean.shape)
+
     def posterior(self, y: Tensor, A: LinearOperator, sigma: float) -> tuple[Tensor, Tensor]:
         """Mean (item) and covariance (n, n) of ``x`` given ``y = A x + sigma n``, dense."""
         identity = torch.eye(self.mean.numel(), dtype=self.dtype, device=y.device)

@@ -14,6 +14,7 @@ from medinv.data import Volume, block_mean, crop, load_volume, read_volume, shep
 from medinv.data.mri.kspace import centre
 from medinv.errors import DataError, DownloadError, MedinvWarning
 from medinv.operators.base import LinearOperator
+from medinv.problem import Problem
 from medinv.recipe.blocks import Interval, VolumeSource
 
 
@@ -52,6 +53,11 @@ class Measured:
     def compared(self, x: Tensor) -> Tensor:
         """The part of an image that the reference shows: the centre of its slices."""
         return x if self.reference is None else central(x, self.reference.shape)
+
+    @property
+    def problem(self) -> Problem:
+        """What a solver is called with."""
+        return Problem(self.y, self.A, noise_std=self.noise_std)
 
     def to(self, device: torch.device) -> Measured:
         """With ``y`` and ``A`` on a device; the operator itself is moved. Images stay."""

@@ -17,13 +17,15 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.errors import InputError
-from medinv.priors import Prior, ProductPrior
+from medinv.priors import Prior, ProductPrior, linearize
 from medinv.priors.batches import largest_chunk, limit_chunks
+from medinv.problem import Problem
 from medinv.recipe.measurement import Measured
 from medinv.recipe.schema import ReconstructRecipe
 from medinv.recipe.settings import SolverSettings, needs_prior
-from medinv.recipe.slab import n_slices, prior_of_slab, slab
+from medinv.recipe.slab import prior_of_slab, slab
 from medinv.resources import TensorCount, available_bytes, device_bytes, held_bytes, measure
+from medinv.solvers import Diffusion
 
 _GIB = 2**30
 _ROOM = 0.95  # of the available memory that a plan may take
@@ -97,15 +99,17 @@ def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> 
     held, room = held_bytes(), available_bytes()
     device = device_bytes(measured.y.device)
     chunk = 1 if prior is None else largest_chunk(prior)
-    few = slab(measured, chunk)
-    growth = n_slices(measured) / n_slices(few)
-    few.A.norm()
-    part = None if prior is None else prior_of_slab(prior, measured, chunk)
+    problem = measured.problem
+    few = slab(problem, chunk)
+    growth = problem.n_slices / few.n_slices
+    few.linear.norm()
+    part = None if prior is None else prior_of_slab(prior, problem, chunk)
     network = _network(few, part)
     methods = (*recipe.baselines, recipe.solver)
     seconds = {s.title: _seconds(s, few, part, growth, network[0]) for s in methods}
     seconds[recipe.solver.title] *= recipe.samples
-    needs = [_memory(s, measured, prior, network[1]) for s in methods]
+    gradient = _gradient(few, part) if any(_differentiates(s) for s in methods) else 0
+    needs = [_memory(s, problem, prior, network[1], gradient) for s in methods]
     host = held + _kept(recipe, few, growth)
     if device is None:
         fixed, available = host, None if room is None else held + room
@@ -130,18 +134,35 @@ def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> 
     return Plan(seconds, host, total, available, batch)
 
 
-def _network(few: Measured, prior: Prior | None) -> tuple[float, int]:
+def _network(few: Problem, prior: Prior | None) -> tuple[float, int]:
     """Seconds and bytes of one network call on the slab; the first call warms up."""
     if prior is None:
         return 0.0, 0
-    x = few.A.adjoint(few.y)
+    x = few.linear.adjoint(few.y)
     prior(x, 1.0)
     with measure(x.device) as cost:
         prior(x, 1.0)
     return cost.seconds, cost.peak_bytes
 
 
-def _seconds(settings: SolverSettings, few: Measured, prior: Prior | None, growth: float,
+def _gradient(few: Problem, prior: Prior | None) -> int:
+    """Bytes of one backpropagation through the network, of the slab."""
+    if prior is None:
+        return 0
+    x = few.linear.adjoint(few.y)
+    with measure(x.device) as cost:
+        D, vjp = linearize(prior, x, 1.0)
+        vjp(D)
+    return cost.peak_bytes
+
+
+def _differentiates(settings: SolverSettings) -> bool:
+    """Whether the method goes through the network's Jacobian."""
+    solver = settings.build()
+    return isinstance(solver, Diffusion) and "jacobian" in solver.needs
+
+
+def _seconds(settings: SolverSettings, few: Problem, prior: Prior | None, growth: float,
              network: float) -> float:
     """Of the whole volume: setup, and a step as often as there are steps.
 
@@ -168,21 +189,23 @@ def _seconds(settings: SolverSettings, few: Measured, prior: Prior | None, growt
     return (setup + settings.steps * step) * growth
 
 
-def _memory(settings: SolverSettings, measured: Measured, prior: Prior | None,
-            batch: int) -> _Memory:
+def _memory(settings: SolverSettings, problem: Problem, prior: Prior | None,
+            batch: int, gradient: int) -> _Memory:
     """Of the whole volume: a straight line through two slabs, larger than operators' blocks."""
     fields = settings.fields
     if "adaptation" in fields:  # it needs a network: count the solver that it wraps
         inner = SolverSettings.model_validate(fields.get("solver") or {"name": "DDS"})
-        return _memory(inner, measured, prior, 2 * batch)
-    counts = {n: _count(settings, slab(measured, n), prior) for n in _COUNTED}
-    (small, low), (large, high) = ((n_slices(slab(measured, n)), counts[n]) for n in _COUNTED)
-    more = (n_slices(measured) - large) / max(large - small, 1)
+        return _memory(inner, problem, prior, 2 * batch, gradient)
+    counts = {n: _count(settings, slab(problem, n), prior) for n in _COUNTED}
+    (small, low), (large, high) = ((slab(problem, n).n_slices, counts[n]) for n in _COUNTED)
+    more = (problem.n_slices - large) / max(large - small, 1)
     between, during = (int(b + more * (b - a)) for a, b in zip(low, high, strict=True))
+    if _differentiates(settings):
+        batch = max(batch, gradient)
     return _Memory(between, during, batch if needs_prior(settings) else 0)
 
 
-def _count(settings: SolverSettings, few: Measured, prior: Prior | None) -> tuple[int, int]:
+def _count(settings: SolverSettings, few: Problem, prior: Prior | None) -> tuple[int, int]:
     """Most bytes alive at all, and in a network call: with a prior that is one multiplication."""
     steps: list[int] = []
 
@@ -198,17 +221,17 @@ def _count(settings: SolverSettings, few: Measured, prior: Prior | None) -> tupl
     return count.peak_bytes, 0 if light is None else light.held
 
 
-def _run(settings: SolverSettings, few: Measured, prior: Prior | None, on_step: Any) -> Tensor:  # noqa: ANN401
-    solver = settings.build(few.noise_std)
+def _run(settings: SolverSettings, few: Problem, prior: Prior | None, on_step: Any) -> Tensor:  # noqa: ANN401
+    solver = settings.build()
     if needs_prior(settings):
         rng = Generator().manual_seed(0)
-        return solver(few.y, few.A, prior, rng=rng, on_step=on_step)  # type: ignore[no-any-return]
-    return solver(few.y, few.A, on_step=on_step)  # type: ignore[no-any-return]
+        return solver(few, prior, rng=rng, on_step=on_step)  # type: ignore[no-any-return]
+    return solver(few, on_step=on_step)  # type: ignore[no-any-return]
 
 
-def _kept(recipe: ReconstructRecipe, few: Measured, growth: float) -> int:
+def _kept(recipe: ReconstructRecipe, few: Problem, growth: float) -> int:
     """Images of the methods, which are kept until all is written."""
-    image = few.A.adjoint(few.y)
+    image = few.linear.adjoint(few.y)
     n = len(recipe.baselines) + (1 if recipe.samples == 1 else 3)
     return int(n * image.numel() * image.element_size() * growth)
 

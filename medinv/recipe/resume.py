@@ -17,7 +17,7 @@ from medinv.priors.edm import used_precision
 from medinv.recipe.load import recipe_hash
 from medinv.recipe.measurement import Measured
 from medinv.recipe.schema import ReconstructRecipe
-from medinv.solvers.snapshots import Snapshots
+from medinv.samplers.snapshots import Snapshots
 
 MINUTES = 3.0
 """Between two snapshots of a solver: what a killed run loses at most."""

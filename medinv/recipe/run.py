@@ -45,7 +45,7 @@ from medinv.recipe.settings import SolverSettings, needs_prior, sample_titles
 from medinv.recipe.told import checksum_of, checksum_of_data
 from medinv.recipe.unexplained import unexplained
 from medinv.resources import choose_device, measure
-from medinv.solvers.snapshots import Snapshots
+from medinv.samplers.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class _Task:
     def _compute(self, settings: SolverSettings, seed: int, stage: str, role: Role,
                  snapshots: Snapshots | None) -> Method:
         measured, steps, clock = self.measured, settings.steps, Clock()
-        solver = settings.build(measured.noise_std)
+        solver = settings.build()
         self.report(Progress(stage, 0, steps))
 
         def on_step(i: int, x: Tensor) -> None:
@@ -297,10 +297,10 @@ class _Task:
         with measure(measured.y.device) as cost:
             if needs_prior(settings):
                 joined = None if snapshots is None else snapshots.joined_by(clock)
-                image = solver(measured.y, measured.A, self.prior, on_step=on_step,
+                image = solver(measured.problem, self.prior, on_step=on_step,
                                rng=Generator().manual_seed(seed), snapshots=joined)
             else:
-                image = solver(measured.y, measured.A, on_step=on_step)
+                image = solver(measured.problem, on_step=on_step)
         _check_finite(image, stage)
         return Method(image.cpu(), clock.seconds(), cost.peak_bytes, role)
 
@@ -329,7 +329,7 @@ def _problem(recipe: ReconstructRecipe,
         prior = at_spacing(prior, measured)
         if recipe.context is not None:
             prior = condition(prior, recipe.context, measured)
-    recipe.solver.build(measured.noise_std)
+    recipe.solver.check(measured.problem)
     if prior is not None:
         prior = prior.to(device)
         set_precision(prior, DTYPES[recipe.precision] or default_dtype(device))

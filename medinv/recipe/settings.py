@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -22,24 +22,26 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from medinv.catalogue import Kind, find, names
 from medinv.errors import InputError
+from medinv.guidance import Guidance
+from medinv.problem import Problem
 from medinv.recipe.blocks import MOST
-from medinv.solvers.base import DiffusionSolver
+from medinv.solvers.diffusion import Diffusion
 
-MEASUREMENT = "measurement"
-"""As a solver's ``noise_std``: the noise that the measurement was simulated or estimated with."""
 _SHOWN = 120
 _LONGEST = 60  # of a label, in characters
 _TAKEN = ("reconstruction", "one-sample", "metrics", "medinv-files", "unfinished")
 
 
-class SolverSettings(BaseModel):
-    """``{name: DDS, steps: 50}``: a solver of `medinv.solvers` and its fields, all filled."""
+class Named(BaseModel):
+    """``{name: ..., settings...}``: a block of the catalogue and its fields, all filled."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    kind: ClassVar[Kind]
+    own: ClassVar[tuple[str, ...]] = ("name",)
 
-    name: str = Field(description="see `medinv solvers`")
-    label: str | None = Field(None, description="how outputs call it; the name if null")
+    name: str
 
     @model_validator(mode="before")
     @classmethod
@@ -47,21 +49,54 @@ class SolverSettings(BaseModel):
         """Validate the fields against the dataclass and fill in its defaults."""
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise ValueError(f"expected {{name: ..., settings...}}, got {shown(value)}")
-        own = {key: value[key] for key in ("name", "label") if key in value}
+        own = {key: value[key] for key in cls.own if key in value}
         settings = {key: item for key, item in value.items() if key not in own}
         _check_counts(own["name"], settings)
-        solver = solver_class(own["name"])
-        from_measurement = settings.get("noise_std") == MEASUREMENT
-        trial = {**settings, "noise_std": 1.0} if from_measurement else settings
+        block = block_class(cls.kind, own["name"])
+        if "noise_std" in settings:
+            raise ValueError(f"{own['name']} has no setting 'noise_std': the noise belongs to the "
+                             "measurement; write `noise_aware: true` for DDS to use it")
         try:
-            model = fields_model(own["name"]).model_validate(trial)
-            _construct(solver, model, noise_std=1.0)
+            model = fields_model(own["name"], cls.kind).model_validate(settings)
+            _construct(block, model)
         except ValidationError as error:
-            raise ValueError(_explain(own["name"], error)) from None
+            raise ValueError(_explain(own["name"], cls.kind, error)) from None
         except InputError as error:
             raise ValueError(str(error)) from None
-        checked = model.model_dump()
-        return {**own, **checked, **({"noise_std": MEASUREMENT} if from_measurement else {})}
+        return {**own, **model.model_dump()}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the dataclass."""
+        return dict(self.model_extra or {})
+
+    def build(self) -> Any:  # noqa: ANN401  (a class of the catalogue)
+        """The block itself."""
+        model = fields_model(self.name, self.kind).model_validate(self.fields)
+        return _construct(block_class(self.kind, self.name), model)
+
+
+class GuidanceSettings(Named):
+    """``{name: MMPS, cg_iter: 3}``: a rule of `medinv.guidance`."""
+
+    kind = "guidance"
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """One alternative per rule, with its own fields."""
+        return {"oneOf": [_schema(name, "guidance", {}) for name in names("guidance")]}
+
+
+class SolverSettings(Named):
+    """``{name: DDS, steps: 50}``: a solver of `medinv.solvers`."""
+
+    kind = "solver"
+    own = ("name", "label")
+
+    name: str = Field(description="see `medinv solvers`")
+    label: str | None = Field(None, description="how outputs call it; the name if null")
 
     @model_validator(mode="after")
     def _names_a_file(self) -> SolverSettings:
@@ -79,15 +114,8 @@ class SolverSettings(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """One alternative per solver, with its own fields."""
-        alternatives = []
-        for name in solver_names():
-            schema = _inlined(fields_model(name).model_json_schema())
-            schema["properties"] = {
-                "name": {"const": name}, "label": {"type": "string"}, **schema["properties"]
-            }
-            schema["required"] = ["name", *schema.get("required", [])]
-            alternatives.append(schema)
-        return {"oneOf": alternatives}
+        label = {"label": {"type": "string"}}
+        return {"oneOf": [_schema(name, "solver", label) for name in solver_names()]}
 
     @property
     def title(self) -> str:
@@ -99,22 +127,11 @@ class SolverSettings(BaseModel):
         """The title as a part of a file's name."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower()).strip("-")
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The fields of the dataclass."""
-        return dict(self.model_extra or {})
-
-    def build(self, noise_std: float) -> Callable[..., Any]:
-        """The solver itself.
-
-        Args:
-            noise_std: noise of the measurement, for a field ``noise_std: measurement``.
-        """
-        fields = self.fields
-        if fields.get("noise_std") == MEASUREMENT:
-            fields["noise_std"] = noise_std
-        model = fields_model(self.name).model_validate(fields)
-        return _construct(solver_class(self.name), model, noise_std)
+    def check(self, problem: Problem) -> None:
+        """Raise `InputError` where the problem is not what the solver needs."""
+        solver = self.build()
+        if isinstance(solver, Diffusion):
+            solver.check(problem)
 
     @property
     def steps(self) -> int | None:
@@ -146,23 +163,23 @@ class WrappedSolver(SolverSettings):
 
 def solver_names() -> list[str]:
     """Names of all solvers, sorted."""
-    from medinv import solvers
-
-    return sorted(name for name in solvers.__all__ if _is_solver(getattr(solvers, name)))
+    return names("solver")
 
 
 def solver_class(name: str) -> type[Any]:
-    """The solver called ``name``.
+    """The solver called ``name``."""
+    return block_class("solver", name)
+
+
+def block_class(kind: Kind, name: str) -> type[Any]:
+    """The block of a kind called ``name``.
 
     Raises:
         ValueError: there is none; the nearest name is suggested.
     """
-    from medinv import solvers
-
-    if name not in solver_names():
-        raise ValueError(f"no solver is called {shown(name)}{suggest(name, solver_names())}")
-    found: type[Any] = getattr(solvers, name)
-    return found
+    if name not in names(kind):
+        raise ValueError(f"no {kind} is called {shown(name)}{suggest(name, names(kind))}")
+    return find(kind, name)
 
 
 def needs_prior(settings: SolverSettings) -> bool:
@@ -171,32 +188,39 @@ def needs_prior(settings: SolverSettings) -> bool:
 
 
 @cache
-def fields_model(name: str) -> type[BaseModel]:
-    """A pydantic model with the fields of the solver's dataclass, for checks and schemas."""
-    solver = solver_class(name)
-    hints = typing.get_type_hints(solver)
-    fields = {field.name: _field(field, hints[field.name]) for field in dataclasses.fields(solver)}
+def fields_model(name: str, kind: Kind = "solver") -> type[BaseModel]:
+    """A pydantic model with the fields of a block's dataclass, for checks and schemas."""
+    block = block_class(kind, name)
+    hints = typing.get_type_hints(block)
+    fields = {field.name: _field(field, hints[field.name]) for field in dataclasses.fields(block)}
     model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     return model
 
 
 def _field(field: dataclasses.Field[Any], hint: object) -> Any:  # noqa: ANN401  (pydantic's form)
-    """Type and default of a field; a wrapped solver is written as its own block."""
-    if hint is DiffusionSolver:
+    """Type and default of a field; a solver or a rule inside is written as its own block."""
+    inner: type[Named] | None = (
+        WrappedSolver if hint is Diffusion else GuidanceSettings if hint is Guidance else None)
+    if inner is not None:
         make: Callable[[], Any] = field.default_factory  # type: ignore[assignment]
         default = {"name": type(make()).__name__}
-        return WrappedSolver, Field(default_factory=lambda: WrappedSolver.model_validate(default))
+        return inner, Field(default_factory=lambda: inner.model_validate(default))
     return hint, ... if field.default is dataclasses.MISSING else field.default
 
 
-def _construct(solver: type[Any], model: BaseModel, noise_std: float) -> Callable[..., Any]:
-    """The solver of these fields, and first the one that it wraps."""
+def _construct(block: type[Any], model: BaseModel) -> Any:  # noqa: ANN401  (any block)
+    """The block of these fields, and first the one inside it."""
     fields = {name: getattr(model, name) for name in type(model).model_fields}
-    for name, value in fields.items():
-        if isinstance(value, WrappedSolver):
-            fields[name] = value.build(noise_std)
-    built: Callable[..., Any] = solver(**fields)
-    return built
+    return block(**{name: value.build() if isinstance(value, Named) else value
+                    for name, value in fields.items()})
+
+
+def _schema(name: str, kind: Kind, more: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of one block, by its name."""
+    schema = _inlined(fields_model(name, kind).model_json_schema())
+    schema["properties"] = {"name": {"const": name}, **more, **schema["properties"]}
+    schema["required"] = ["name", *schema.get("required", [])]
+    return schema
 
 
 def sample_titles(title: str, n_samples: int) -> tuple[str, str]:
@@ -251,12 +275,8 @@ def _check_counts(name: str, settings: dict[str, Any]) -> None:
             raise ValueError(f"{name}.{key}: expected at most {MOST:,}, got {value:,}")
 
 
-def _is_solver(item: object) -> bool:
-    return isinstance(item, type) and dataclasses.is_dataclass(item)
-
-
-def _explain(name: str, error: ValidationError) -> str:
-    known = list(fields_model(name).model_fields)
+def _explain(name: str, kind: Kind, error: ValidationError) -> str:
+    known = list(fields_model(name, kind).model_fields)
     parts = []
     for item in error.errors():
         field = ".".join(map(str, item["loc"]))

@@ -1,4 +1,4 @@
-"""What the solvers share: the progress callback, argument checks, units, per-item stopping.
+"""What the solvers share: checks of settings, units, per-item stopping.
 
 An *item* is one independent reconstruction: the axes of ``x`` before those that the operator or
 the regulariser acts on count items. Every scalar that a solver derives from data (a unit, a
@@ -8,30 +8,12 @@ stopping decision) is per item, so that items of one batch never influence each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from medinv.errors import InputError
 from medinv.operators.base import LinearOperator
-from medinv.priors.base import Prior
-from medinv.priors.own import check_prior
-from medinv.solvers.snapshots import Snapshots
-
-OnStep: TypeAlias = Callable[[int, Tensor], None]
-"""Called after step ``i`` (from 0) with the current image, in physical units; don't modify it."""
-
-
-@runtime_checkable
-class DiffusionSolver(Protocol):
-    """A solver that needs a prior, for solvers that wrap others."""
-
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """The image ``x`` for the measurement ``y``."""
 
 
 def require(valid: bool, name: str, expected: str, got: object) -> None:
@@ -45,45 +27,6 @@ def require(valid: bool, name: str, expected: str, got: object) -> None:
     numbers = got if isinstance(got, tuple) else (got,)
     if not valid or not all(math.isfinite(n) for n in numbers if isinstance(n, float)):
         raise InputError(f"{name}: expected {expected}, got {got!r}")
-
-
-def check_measurement(y: Tensor, A: LinearOperator) -> None:
-    """Raise `InputError` unless ``A`` is linear and ``y`` fits its codomain and is finite.
-
-    Args:
-        y: measurement, ``(*batch, *A.codomain.shape)``.
-        A: operator that ``y`` was measured with.
-    """
-    if not isinstance(A, LinearOperator):
-        raise InputError(f"A: expected a linear operator, got {type(A).__name__}; linearize it at "
-                         "an image, A.linearize(x), or solve another problem")
-    A.codomain.check(y, "y")
-    finite = y.isfinite()
-    if not finite.all():
-        n = int((~finite).sum())
-        raise InputError(f"y: expected finite samples, got {n} NaN or Inf of {y.numel()}; remove "
-                         "them from the file or leave them out of the mask")
-
-
-def scales(y: Tensor, A: LinearOperator, prior: Prior) -> tuple[float, float]:
-    """Check what a diffusion solver is called with, and tell the units that it divides by.
-
-    Args:
-        y: measurement, ``(*batch, *A.codomain.shape)``.
-        A: its operator.
-        prior: the denoiser.
-
-    Returns:
-        The physical intensity of one prior unit, and ``||A||``.
-
-    Raises:
-        InputError: the prior describes other images than ``A`` acts on; or ``y`` has another shape
-            or dtype than ``A`` gives, or is not finite.
-    """
-    check_prior(prior)
-    check_measurement(y, A)
-    prior.check(A)
-    return prior.scale.estimate(y, A), A.norm()
 
 
 def item_ndim(x: Tensor, A: LinearOperator, reach: int = 0) -> int:
@@ -108,6 +51,17 @@ def item_norm(x: Tensor, items: int) -> Tensor:
     axes = tuple(range(items, x.ndim))
     norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
     return norm
+
+
+def unit_vectors(x: Tensor, items: int) -> Tensor:
+    """Each item divided by its norm; 0 where that is 0.
+
+    Example:
+        >>> unit_vectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 1).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    norm = item_norm(x, items)
+    return torch.where(norm > 0, x / norm, 0.0)
 
 
 def intensity_unit(backprojection: Tensor, items: int) -> Tensor:

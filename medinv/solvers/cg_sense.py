@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from medinv.operators import linalg
-from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import require
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,11 @@ class CGSENSE:
         require(self.damping >= 0, "CGSENSE: damping", "a number >= 0", self.damping)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``.
-            A: its operator.
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``; its operator.
             on_step: called with every iterate.
 
         Returns:
@@ -55,7 +55,8 @@ class CGSENSE:
         Raises:
             InputError: ``y`` has another shape or dtype than ``A`` gives, or is not finite.
         """
-        check_measurement(y, A)
+        problem = problem.whitened()
+        y, A = problem.y, problem.linear
         damping = self.damping * A.norm() ** 2 if self.damping else 0.0
         return linalg.cg(lambda x: A.normal(x) + damping * x if damping else A.normal(x),
                          A.adjoint(y), max_iter=self.max_iter, tol=self.tol,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, check_measurement, item_norm, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import item_norm, require
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -43,12 +44,11 @@ class CGLS:
         require(self.tol >= 0, "CGLS: tol", "a number >= 0", self.tol)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``.
-            A: its operator.
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``; its operator.
             on_step: called with every iterate.
 
         Returns:
@@ -57,7 +57,8 @@ class CGLS:
         Raises:
             InputError: ``y`` has another shape or dtype than ``A`` gives, or is not finite.
         """
-        check_measurement(y, A)
+        problem = problem.whitened()
+        y, A = problem.y, problem.linear
         items = A.codomain.batch_ndim(y)
         r, s = y, A.adjoint(y)
         x, p = torch.zeros_like(s), s

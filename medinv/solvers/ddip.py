@@ -8,16 +8,18 @@ import torch
 from torch import Generator, Tensor
 
 from medinv.guidance import Adaptation, AdaptedPrior
-from medinv.operators.base import LinearOperator
+from medinv.guidance.guided import Need, Returns
 from medinv.priors.base import Prior
 from medinv.priors.own import check_prior
-from medinv.solvers.base import DiffusionSolver, OnStep, check_measurement
+from medinv.problem import Problem
+from medinv.samplers import OnStep, Run
+from medinv.samplers.snapshots import Snapshots
 from medinv.solvers.dds import DDS
-from medinv.solvers.snapshots import Snapshots
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class DDIP:
+class DDIP(Diffusion):
     """Deep diffusion image prior (Chung and Ye, ECCV 2024, arXiv:2407.10641); D3IP on volumes.
 
     A wrapper on any diffusion solver: at each of its noise levels the prior first fits the
@@ -38,41 +40,46 @@ class DDIP:
         8
     """
 
-    solver: DiffusionSolver = field(default_factory=DDS)
+    solver: Diffusion = field(default_factory=DDS)
     adaptation: Adaptation = Adaptation()
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the solver needs, a linear operator and a network."""
+        return self.solver.needs | {"linear", "network"}
+
+    @property
+    def returns(self) -> Returns:
+        """What the solver does; an adapted prior leans towards the likely."""
+        return self.solver.returns
+
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
-
-        Args:
-            y: measurement (*batch, *A.codomain.shape), in physical units.
-            A: its operator.
-            prior: a prior with a network inside.
-            rng: source of the noise; adaptation draws from its seed.
-            on_step: the solver's, called for each volume of a batch.
-            snapshots: where the unfinished state is kept, and continued from.
-        """
+    def __call__(self, problem: Problem, prior: Prior, *, rng: Generator | None = None,
+                 on_step: OnStep | None = None, snapshots: Snapshots | None = None) -> Tensor:
+        """Reconstruct, as `Diffusion` does; ``on_step`` is called for each volume of a batch."""
         check_prior(prior)
-        check_measurement(y, A)
-        prior.check(A)
-        seed = torch.initial_seed() if rng is None else rng.initial_seed()
-        volumes = A.codomain.batch_ndim(y) - max(0, 3 - len(A.domain.shape))
-        items = y.reshape(-1, *y.shape[max(volumes, 0):]) if volumes > 0 else y[None]
-        x = torch.stack([
-            self._one(item, A, AdaptedPrior(prior, item, A, self.adaptation, seed), rng, on_step,
-                      None if snapshots is None else snapshots.part(f"volume-{i}"))
-            for i, item in enumerate(items)
-        ])
-        return x.reshape(*y.shape[:volumes], *x.shape[1:]) if volumes > 0 else x[0]
+        self.check(problem)
+        prior.check(problem.A)
+        return self.solve(problem, prior, Run(rng, on_step, snapshots))
 
-    def _one(self, y: Tensor, A: LinearOperator, adapted: AdaptedPrior, rng: Generator | None,
-             on_step: OnStep | None, snapshots: Snapshots | None) -> Tensor:
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x``, in physical units, volume by volume."""
+        volumes = problem.batch_ndim - max(0, 3 - len(problem.A.domain.shape))
+        if volumes <= 0:
+            return self._one(problem, prior, run, 0)
+        batch = problem.y.shape[:volumes]
+        x = torch.stack([
+            self._one(Problem(y, problem.A, problem.noise), prior, run, i)
+            for i, y in enumerate(problem.y.reshape(-1, *problem.y.shape[volumes:]))
+        ])
+        return x.reshape(*batch, *x.shape[1:])
+
+    def _one(self, problem: Problem, prior: Prior, run: Run, i: int) -> Tensor:
         """One volume; of a batch, those that are finished are known from before."""
-        if snapshots is None:
-            return self.solver(y, A, adapted, rng=rng, on_step=on_step)
-        joined = snapshots.joined_by(adapted)
-        return snapshots.finished("image", lambda: self.solver(
-            y, A, adapted, rng=rng, on_step=on_step, snapshots=joined), rng)
+        adapted = AdaptedPrior(prior, problem, self.adaptation, run.seed)
+        if run.snapshots is None:
+            return self.solver(problem, adapted, rng=run.rng, on_step=run.on_step)
+        part = run.snapshots.part(f"volume-{i}")
+        joined = part.joined_by(adapted)
+        return part.finished("image", lambda: self.solver(
+            problem, adapted, rng=run.rng, on_step=run.on_step, snapshots=joined), run.rng)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.operators.linalg import cg
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
-from medinv.samplers import ddim_split, fixed_split, gaussian_like
-from medinv.solvers.base import OnStep, require, scales
+from medinv.problem import Problem
+from medinv.samplers import Run, ddim_split, descend, fixed_split
+from medinv.solvers.base import require
 from medinv.solvers.coupling import SplitTV
-from medinv.solvers.snapshots import Resumable, Snapshots
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class DDS:
+class DDS(Diffusion):
     """DDS (Chung, Lee and Ye, ICLR 2024, arXiv:2303.05754) in the VE coordinate.
 
     At each level the denoised image ``D`` is the start of a few conjugate gradient steps on the
@@ -36,7 +35,7 @@ class DDS:
     ``D + gamma A^H y`` for complex images too, and slices that are not coupled don't share step
     sizes.
 
-    With ``noise_std`` the data step is a Gaussian posterior mean instead of a fixed trade-off:
+    With ``noise_aware`` the data step is a Gaussian posterior mean instead of a fixed trade-off:
     ``gamma = v / s^2`` with ``s`` the noise of the measurement and ``v`` the prior's error
     variance at this level; ``eps`` is recomputed from ``x0``, and ``gamma`` is a factor on that
     weight. For a Gaussian prior with equal variances this is exact (with ``ddim``, as steps grow).
@@ -47,7 +46,7 @@ class DDS:
     Args:
         steps: network evaluations.
         gamma: weight of the data in the noisy step (1 in the paper); None for the noiseless one.
-        noise_std: standard deviation of each real component of the noise, in the units of ``y``.
+        noise_aware: weigh the data by the problem's noise; noise of 0 is the noiseless step.
         cg_iter: conjugate gradient steps per level, M in the paper.
         eta: share of fresh noise.
         ddim: renoise by DDIM's rule instead of the paper's fixed share (see `medinv.samplers`).
@@ -58,18 +57,19 @@ class DDS:
         sigma_min: lowest noise level.
 
     Example:
+        >>> import torch
         >>> from medinv.operators import CartesianMRI
         >>> from medinv.priors import GaussianPrior
         >>> A = CartesianMRI(torch.ones(1, 4, 4) + 0j, torch.ones(4, 4))
         >>> prior = GaussianPrior(torch.zeros(4, 4) + 0j, torch.eye(16))
-        >>> x = DDS(steps=5, gamma=None)(A(prior.mean + 3), A, prior)
+        >>> x = DDS(steps=5, gamma=None)(Problem(A(prior.mean + 3), A), prior)
         >>> torch.allclose(x, prior.mean + 3, atol=1e-4)
         True
     """
 
     steps: int = 50
     gamma: float | None = None
-    noise_std: float | None = None
+    noise_aware: bool = False
     cg_iter: int = 5
     eta: float = 0.85
     ddim: bool = False
@@ -83,60 +83,45 @@ class DDS:
         karras_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
         require(0 <= self.eta <= 1, "DDS: eta", "0 <= eta <= 1", self.eta)
         require(self.cg_iter >= 1, "DDS: cg_iter", "at least 1", self.cg_iter)
-        for name in ("gamma", "noise_std", "z_weight", "rho"):
+        for name in ("gamma", "z_weight", "rho"):
             value = getattr(self, name)
             require(value is None or value > 0, f"DDS: {name}", "a positive number", value)
 
-    @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x`` in the prior's units.
 
-        Args:
-            y: measurement (*batch, *A.codomain.shape), in physical units.
-            A: its operator.
-            prior: a denoiser of images, real or complex as ``A.domain``.
-            rng: source of the noise; the same seed gives the same result.
-            on_step: called with the step's number and its estimate ``x0``.
-            snapshots: where the unfinished state is kept, and continued from.
+        Raises:
+            ShapeError: slices are to be coupled, but ``x`` is one image.
         """
-        scale, norm = scales(y, A, prior)
-        Ahy = A.adjoint(y) / (scale * norm**2)
+        A, Ahy, s = problem.backprojected(run.unit)
         if self.z_weight is not None and Ahy.ndim < 3:
             raise ShapeError(f"DDS: z_weight couples slices, but x is an image {Ahy.shape}")
-        A = A.normalized()
-        noise = None if self.noise_std is None else self.noise_std / (scale * norm)
         coupling = None if self.z_weight is None else SplitTV(self.z_weight, self.rho)
         items = 0 if coupling else Ahy.ndim - len(A.domain.shape)
         split = ddim_split if self.ddim else fixed_split
         shared = -3 if self.shared_noise else None
 
-        levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
-        x_t = levels[0] * gaussian_like(Ahy, rng, shared_axis=shared)
-        loop = Resumable(snapshots, rng, coupling)
-        first, x_t = loop.restore(x_t)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
+        def step(_: int, x_t: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
             D = prior(x_t, sigma)
-            if noise is None:
+            if not self.noise_aware:
                 eps = x_t.sub_(D).div_(sigma)
-            pull = self._pull(prior, sigma, noise)
+            pull = self._pull(prior, sigma, s)
             x0 = self._data_step(D, Ahy, A, pull, coupling, items)  # in the memory of D
-            if noise is not None:
+            if self.noise_aware:
                 eps = x_t.sub_(x0).div_(sigma)
-            if on_step is not None:
-                on_step(i, scale * x0)
             c_eps, c_noise = split(self.eta, sigma, sigma_next)
             x_t = eps.mul_(c_eps).add_(x0)
             if c_noise:
-                x_t.add_(gaussian_like(x_t, rng, shared_axis=shared), alpha=c_noise)
-            del D, x0  # the next denoised image takes their memory
-            loop.offer(i + 1, x_t)
-        return x_t.mul_(scale)  # the last level is 0, so this is x0
+                x_t.add_(run.noise(x_t, shared_axis=shared), alpha=c_noise)
+            return x_t, x0
 
-    def _pull(self, prior: Prior, sigma: float, noise: float | None) -> float:
+        levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
+        x_t = levels[0] * run.noise(Ahy, shared_axis=shared)
+        return descend(levels, x_t, step, run, coupling)  # the last level is 0, so this is x0
+
+    def _pull(self, prior: Prior, sigma: float, noise: float) -> float:
         """Weight ``1 / gamma`` of ``||x - D||^2 / 2`` against ``||A x - y||^2 / 2``."""
-        if noise is None:
+        if not self.noise_aware:
             return 0.0 if self.gamma is None else 1 / self.gamma
         return noise**2 / (prior.error_variance(sigma) * (self.gamma or 1.0))
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from medinv.errors import ShapeError
-from medinv.operators.base import LinearOperator
+from medinv.guidance.guided import Need
 from medinv.priors.base import Prior
 from medinv.priors.schedule import geometric_sigmas, geometric_start
-from medinv.samplers import gaussian_like, langevin, reverse_diffusion
-from medinv.solvers.base import OnStep, require, scales
+from medinv.problem import Problem
+from medinv.samplers import Run, descend, langevin, reverse_diffusion
+from medinv.solvers.base import require
 from medinv.solvers.coupling import SplitTV
-from medinv.solvers.snapshots import Resumable, Snapshots
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class DiffusionMBIR:
+class DiffusionMBIR(Diffusion):
     """DiffusionMBIR (Chung et al., CVPR 2023, arXiv:2211.10655), algorithms 1 and 2.
 
     Predictor-corrector sampling slice by slice; after each level the volume takes ADMM sweeps of
@@ -53,13 +52,14 @@ class DiffusionMBIR:
         sigma_min: lowest noise level.
 
     Example:
+        >>> import torch
         >>> from medinv.operators import CartesianMRI
         >>> from medinv.priors import GaussianPrior
         >>> A = CartesianMRI(torch.ones(1, 4, 4) + 0j, torch.ones(4, 4))
         >>> prior = GaussianPrior(torch.zeros(4, 4) + 0j, torch.eye(16))
         >>> volume = torch.full((3, 4, 4), 2.0 + 0j)
         >>> rng = torch.Generator().manual_seed(0)
-        >>> x = DiffusionMBIR(steps=10)(A(volume), A, prior, rng=rng)
+        >>> x = DiffusionMBIR(steps=10)(Problem(A(volume), A), prior, rng=rng)
         >>> torch.allclose(x, volume, atol=0.01)
         True
     """
@@ -88,50 +88,38 @@ class DiffusionMBIR:
         require(distinct and set(self.axes) <= {-3, -2, -1}, "DiffusionMBIR: axes",
                 "different axes of -3, -2, -1", self.axes)
 
-    @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x`` (..., z, y, x), in physical units.
+    @property
+    def needs(self) -> frozenset[Need]:
+        """A linear operator and a volume."""
+        return frozenset({"linear", "volume"})
 
-        Args:
-            y: measurement (*batch, *A.codomain.shape), in physical units.
-            A: its operator.
-            prior: a denoiser of slices or volumes, real or complex as ``A.domain``.
-            rng: source of the noise; the same seed gives the same result.
-            on_step: called with the level's number and its denoised image.
-            snapshots: where the unfinished state is kept, and continued from.
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x`` (..., z, y, x) in the prior's units.
 
         Raises:
             ShapeError: ``x`` is an image, not a volume.
         """
-        scale, norm = scales(y, A, prior)
-        Ahy = A.adjoint(y) / (scale * norm**2)
+        A, Ahy, _ = problem.backprojected(run.unit)
         if Ahy.ndim < 3:
             raise ShapeError(f"DiffusionMBIR: expected a volume (..., z, y, x), but x is "
                              f"{tuple(Ahy.shape)}; use DDS for one image")
-        A = A.normalized()
+        shared = self._split()
 
-        levels = self.levels()
-        x_t: Tensor = levels[0] * gaussian_like(Ahy, rng)
-        tv = self._split()
-        loop = Resumable(snapshots, rng, tv)
-        first, x_t = loop.restore(x_t)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
+        def step(i: int, x_t: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, None]:
             D = prior(x_t, sigma)
-            if on_step is not None:
-                on_step(i, scale * D)
-            x_t = reverse_diffusion(x_t, D, sigma, sigma_next, rng)
+            run.report(i, D)
+            x_t = reverse_diffusion(x_t, D, sigma, sigma_next, run.noise)
             if sigma_next:
                 D = prior(x_t, sigma_next)
-                x_t = langevin(x_t, D, sigma_next, self.snr, prior.ndim, rng)
+                x_t = langevin(x_t, D, sigma_next, self.snr, prior.ndim, run.noise)
             del D  # the sweeps take its memory
-            if not self.sharing:
-                tv = self._split()
+            tv = shared if self.sharing else self._split()
             for _ in range(self.sweeps):
                 x_t = tv.sweep(x_t, Ahy.clone(), A.normal, self.cg_iter)
-            loop.offer(i + 1, x_t)
-        return x_t * scale
+            return x_t, None
+
+        levels = self.levels()
+        return descend(levels, levels[0] * run.noise(Ahy), step, run, shared)
 
     def levels(self) -> list[float]:
         """Noise levels, from the highest to 0."""

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from medinv.errors import InputError
-from medinv.operators.base import LinearOperator
 from medinv.operators.ct import FanBeam, ParallelBeam
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import require
 from medinv.solvers.fan_fbp import fan_fbp
 from medinv.solvers.ramp import WINDOWS, filter_columns, ramp
 from medinv.solvers.redundancy import Directions, Sides
@@ -98,12 +99,11 @@ class FBP:
                 self.window)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: line integrals, ``(*batch, view, col)``.
-            A: a `ParallelBeam` or `FanBeam`.
+            problem: y, line integrals, ``(*batch, view, col)``; A, a `ParallelBeam` or `FanBeam`.
             on_step: called once, with the result.
 
         Returns:
@@ -114,10 +114,10 @@ class FBP:
                 shape or dtype than ``A`` gives, is not finite, or goes on beyond the detector
                 where no view measures it.
         """
+        y, A = problem.y, problem.linear
         if not isinstance(A, ParallelBeam | FanBeam):
             raise InputError(f"FBP: expected a ParallelBeam or FanBeam, got {type(A).__name__}; "
                              "use CGLS, SIRT or TV for other operators")
-        check_measurement(y, A)
         if isinstance(A, ParallelBeam):
             x = _parallel_fbp(y, A, self.window)
         else:

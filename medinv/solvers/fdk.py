@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from medinv.errors import InputError
-from medinv.operators.base import LinearOperator
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam
 from medinv.operators.ct_geometry import CTGeometry
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import require
 from medinv.solvers.fan_fbp import ray_weights, widened
 from medinv.solvers.ramp import WINDOWS, filter_columns, ramp
 
@@ -56,12 +57,12 @@ class FDK:
                 self.window)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: line integrals, ``(*batch, view, row, col)``.
-            A: a `ConeBeam` on a circle, with a flat detector.
+            problem: y, line integrals, ``(*batch, view, row, col)``; A, a `ConeBeam` on a circle,
+                with a flat detector.
             on_step: called once, with the result.
 
         Returns:
@@ -72,10 +73,10 @@ class FDK:
                 or its views do not suffice; ``y`` has another shape or dtype than ``A`` gives, or
                 is not finite.
         """
+        y, A = problem.y, problem.linear
         if not isinstance(A, ConeBeam):
             raise InputError(f"FDK: expected a ConeBeam, got {type(A).__name__}; use FBP for "
                              "parallel and fan beams, CGLS or SIRT for other operators")
-        check_measurement(y, A)
         circle = _circle(A.geometry)
         weights = ray_weights(y, circle.fan, "FDK")[:, None] * circle.cosines()
         weighted, fan = widened(y * weights.to(y), circle.fan)

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from medinv.operators import linalg
-from medinv.operators.base import LinearOperator
+from medinv.problem import Problem
+from medinv.samplers import OnStep
 from medinv.solvers.base import (
-    OnStep,
     Stopping,
-    check_measurement,
     intensity_unit,
     item_ndim,
     require,
@@ -108,12 +107,11 @@ class L1Wavelet:
         require(self.ndim in (1, 2, 3), "L1Wavelet: ndim", "1, 2 or 3", self.ndim)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``.
-            A: its operator.
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``; its operator.
             on_step: called with every iterate.
 
         Returns:
@@ -123,7 +121,8 @@ class L1Wavelet:
             InputError: ``y`` has another shape or dtype than ``A`` gives, is not finite, or
                 its image has fewer than ``ndim`` axes.
         """
-        check_measurement(y, A)
+        problem = problem.whitened()
+        y, A = problem.y, problem.linear
         squared_norm = A.norm() ** 2
         backprojection = A.adjoint(y) / squared_norm
         require(backprojection.ndim >= self.ndim, "L1Wavelet: ndim",

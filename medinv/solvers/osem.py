@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import require
 from medinv.solvers.sirt import inverse_sums
 from medinv.solvers.subsets import view_axis, view_subsets
 
@@ -45,12 +47,12 @@ class OSEM:
         require(self.background >= 0, "OSEM: background", "a number >= 0", self.background)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: counts, ``(*batch, *A.codomain.shape)``, at least 0.
-            A: expected counts per activity, without negative entries, with views.
+            problem: y, counts, ``(*batch, *A.codomain.shape)``, at least 0; A, expected counts
+                per activity, without negative entries, with views.
             on_step: called after every pass.
 
         Returns:
@@ -60,7 +62,7 @@ class OSEM:
             InputError: ``A`` has no views or too few; ``y`` has another shape or dtype than ``A``
                 gives, or is negative or not finite.
         """
-        check_measurement(y, A)
+        y, A = problem.y, problem.linear
         least = float(y.min()) if y.numel() else 0.0
         require(least >= 0, "OSEM: y", "counts >= 0", least)
         blocks = []

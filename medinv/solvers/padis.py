@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from medinv.guidance import denoise_with_residual_gradient
-from medinv.operators.base import LinearOperator
+from medinv.guidance.guided import Need
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
-from medinv.samplers import gaussian_like
-from medinv.solvers.base import OnStep, require, scales
-from medinv.solvers.snapshots import Resumable, Snapshots
+from medinv.problem import Problem
+from medinv.samplers import Run, descend
+from medinv.solvers.base import require
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class PaDIS:
+class PaDIS(Diffusion):
     """Patch diffusion inverse solver (Hu et al., NeurIPS 2024, arXiv:2406.02462), algorithm 1.
 
     Annealed Langevin dynamics guided by the measurement, ``inner_steps`` times at each level:
@@ -40,11 +40,12 @@ class PaDIS:
         sigma_min: lowest noise level.
 
     Example:
+        >>> import torch
         >>> from medinv.operators import CartesianMRI
         >>> from medinv.priors import GaussianPrior
         >>> A = CartesianMRI(torch.ones(1, 4, 4) + 0j, torch.ones(4, 4))
         >>> prior = GaussianPrior(torch.zeros(4, 4) + 0j, torch.eye(16))
-        >>> PaDIS(steps=3)(A(prior.mean + 1), A, prior).shape
+        >>> PaDIS(steps=3)(Problem(A(prior.mean + 1), A), prior).shape
         torch.Size([4, 4])
     """
 
@@ -62,34 +63,22 @@ class PaDIS:
             value = getattr(self, name)
             require(value > 0, f"PaDIS: {name}", "a positive number", value)
 
-    @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x`` (*batch, *A.domain.shape), in physical units.
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The Jacobian; the operator may be nonlinear."""
+        return frozenset({"jacobian"})
 
-        Args:
-            y: measurement (*batch, *A.codomain.shape), in physical units.
-            A: its operator.
-            prior: a denoiser of images, real or complex as ``A.domain``.
-            rng: source of the noise; the same seed gives the same result.
-            on_step: called with the level's number and its denoised image.
-            snapshots: where the unfinished state is kept, and continued from.
-        """
-        scale, norm = scales(y, A, prior)
-        y, A = y / (scale * norm), A.normalized()
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x`` in the prior's units."""
+        problem = problem.scaled(run.unit)
+
+        def step(_: int, x: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
+            for _i in range(self.inner_steps):
+                D, gradient = denoise_with_residual_gradient(prior, x, sigma, problem.y, problem.A)
+                x.lerp_(D, self.step / 2).sub_(gradient, alpha=self.zeta)
+                if sigma_next:
+                    x.add_(run.noise(x), alpha=self.step**0.5 * sigma)
+            return x, D
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
-        x: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
-        loop = Resumable(snapshots, rng)
-        first, x = loop.restore(x)
-        for i, sigma in enumerate(levels[first:-1], first):
-            for _ in range(self.inner_steps):
-                D, gradient = denoise_with_residual_gradient(prior, x, sigma, y, A)
-                x.lerp_(D, self.step / 2).sub_(gradient, alpha=self.zeta)
-                if i < self.steps - 1:
-                    x.add_(gaussian_like(x, rng), alpha=self.step**0.5 * sigma)
-            if on_step is not None:
-                on_step(i, scale * D)
-            loop.offer(i + 1, x)
-        return x * scale
+        return descend(levels, levels[0] * run.noise(problem.empty_image()), step, run)

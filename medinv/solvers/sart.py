@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import require
 from medinv.solvers.sirt import inverse_sums
 from medinv.solvers.subsets import view_axis, view_subsets
 
@@ -46,12 +47,12 @@ class SART:
                 self.subsets)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: line integrals, ``(*batch, *A.codomain.shape)``, real.
-            A: its operator, with views (a projector).
+            problem: y, line integrals, ``(*batch, *A.codomain.shape)``, real; A, its operator,
+                with views (a projector).
             on_step: called after every pass.
 
         Returns:
@@ -61,7 +62,7 @@ class SART:
             InputError: ``A`` has no views or too few; ``y`` has another shape or dtype than ``A``
                 gives, or is not finite.
         """
-        check_measurement(y, A)
+        y, A = problem.y, problem.linear
         x = y.new_zeros(*y.shape[: A.codomain.batch_ndim(y)], *A.domain.shape)
         blocks = []
         for index, A_k in view_subsets(A, self.subsets, "SART"):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from medinv.guidance import Adaptation, AdaptedPrior
-from medinv.operators.base import LinearOperator
+from medinv.guidance.guided import Need
 from medinv.priors.base import Prior
 from medinv.priors.schedule import karras_sigmas
-from medinv.samplers import ddim_split, gaussian_like
-from medinv.solvers.base import OnStep, require, scales
-from medinv.solvers.snapshots import Resumable, Snapshots
+from medinv.problem import Problem
+from medinv.samplers import Run, ddim_split, descend
+from medinv.solvers.base import require
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class SCD:
+class SCD(Diffusion):
     """Steerable conditional diffusion (Barbano et al., IEEE TMI 2025, arXiv:2308.14409).
 
     As `DDIP`, low-rank weights fit the measurement along the way, but the noise that carries the
@@ -55,42 +54,31 @@ class SCD:
         karras_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
         require(0 <= self.eta <= 1, "SCD: eta", "0 <= eta <= 1", self.eta)
 
-    @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x``, an image or one volume, in physical units.
+    @property
+    def needs(self) -> frozenset[Need]:
+        """A linear operator and a network."""
+        return frozenset({"linear", "network"})
 
-        Args:
-            y: measurement ``(*A.codomain.shape)``, or one per slice ``(z, *A.codomain.shape)``.
-            A: its operator.
-            prior: a prior with a network inside; it is not changed.
-            rng: source of the noise; adaptation draws from its seed.
-            on_step: called with the step's number and its estimate ``T``.
-            snapshots: where the unfinished state is kept, and continued from.
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x``, an image or one volume, in the prior's units.
 
         Raises:
             InputError: ``y`` is a batch of volumes.
         """
-        scale, _ = scales(y, A, prior)
-        require(A.codomain.batch_ndim(y) <= max(0, 3 - len(A.domain.shape)), "SCD: y",
-                "one image or volume, as each has its own adaptation", tuple(y.shape))
-        seed = torch.initial_seed() if rng is None else rng.initial_seed()
-        adapted = AdaptedPrior(prior, y, A, self.adaptation, seed)
-
+        A = problem.linear
+        require(problem.batch_ndim <= max(0, 3 - len(A.domain.shape)), "SCD: y",
+                "one image or volume, as each has its own adaptation", tuple(problem.y.shape))
+        adapted = AdaptedPrior(prior, problem, self.adaptation, run.seed)
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
-        x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
-        loop = Resumable(snapshots, rng, adapted)
-        first, x_t = loop.restore(x_t)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
+
+        def step(_: int, x_t: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
             eps = (x_t - prior(x_t, sigma)).div_(sigma)
             T = adapted.refined(x_t, sigma)
-            if on_step is not None:
-                on_step(i, scale * T)
             if not sigma_next:
-                break
+                return x_t, T
             c_eps, c_noise = ddim_split(self.eta, sigma, sigma_next)
-            x_t = eps.mul_(c_eps).add_(T).add_(gaussian_like(T, rng), alpha=c_noise)
-            loop.offer(i + 1, x_t)
+            return eps.mul_(c_eps).add_(T).add_(run.noise(T), alpha=c_noise), T
+
+        x_t = descend(levels, levels[0] * run.noise(problem.empty_image()), step, run, adapted)
         D: Tensor = adapted(x_t, levels[-2])
-        return D.mul_(scale)
+        return D

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from medinv.errors import InputError
-from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, Stopping, check_measurement, require
+from medinv.problem import Problem
+from medinv.samplers import OnStep
+from medinv.solvers.base import Stopping, require
 
 
 def inverse_sums(sums: Tensor, which: str) -> Tensor:
@@ -60,12 +61,12 @@ class SIRT:
         require(0 < self.relaxation < 2, "SIRT: relaxation", "a number in (0, 2)", self.relaxation)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``, real.
-            A: its operator, without negative entries (a projector).
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``, real; A, its operator,
+                without negative entries (a projector).
             on_step: called with every iterate.
 
         Returns:
@@ -75,7 +76,7 @@ class SIRT:
             InputError: ``y`` has another shape or dtype than ``A`` gives, or is not finite; or
                 ``A`` is complex or has negative row or column sums.
         """
-        check_measurement(y, A)
+        y, A = problem.y, problem.linear
         items = A.codomain.batch_ndim(y)
         x = y.new_zeros(*y.shape[:items], *A.domain.shape, dtype=A.domain.dtype)
         R = inverse_sums(A(x.new_ones(A.domain.shape)), "SIRT: row")

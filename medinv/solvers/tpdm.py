@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
 from medinv.errors import CheckpointError
 from medinv.guidance import denoise_with_residual_gradient
-from medinv.operators.base import LinearOperator
+from medinv.guidance.guided import Need
+from medinv.operators.base import Operator
 from medinv.priors.base import Prior
 from medinv.priors.product import ProductPrior
 from medinv.priors.schedule import geometric_sigmas, geometric_start
-from medinv.samplers import gaussian_like, langevin, reverse_diffusion
-from medinv.solvers.base import OnStep, require, scales
-from medinv.solvers.snapshots import Resumable, Snapshots
+from medinv.problem import Problem
+from medinv.samplers import Run, descend, langevin, reverse_diffusion
+from medinv.solvers.base import require
+from medinv.solvers.diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class TPDM:
+class TPDM(Diffusion):
     """Two perpendicular diffusion models (Lee et al., ICCV 2023, arXiv:2303.08440), algorithm 1.
 
     The score of the product ``p_primary(x)^(1 - 1/K) p_auxiliary(x)^(1/K)`` is sampled by turns:
@@ -54,7 +55,7 @@ class TPDM:
         >>> A = ParallelBeam((4, 4), torch.linspace(0, 3, 8), pixel_mm=1.0)
         >>> white = GaussianPrior(torch.zeros(4, 4), torch.eye(16))
         >>> prior = ProductPrior([SlicePrior(white, -3), SlicePrior(white, -2)])
-        >>> TPDM(steps=3)(A(torch.ones(4, 4, 4)), A, prior).shape
+        >>> TPDM(steps=3)(Problem(A(torch.ones(4, 4, 4)), A), prior).shape
         torch.Size([4, 4, 4])
     """
 
@@ -72,42 +73,33 @@ class TPDM:
             value = getattr(self, name)
             require(value > 0, f"TPDM: {name}", "a positive number", value)
 
-    @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, prior: Prior, *,
-                 rng: Generator | None = None, on_step: OnStep | None = None,
-                 snapshots: Snapshots | None = None) -> Tensor:
-        """Reconstruct ``x`` (*batch, z, y, x), in physical units.
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The Jacobian and a volume; the operator may be nonlinear."""
+        return frozenset({"jacobian", "volume"})
 
-        Args:
-            y: measurement (*batch, *A.codomain.shape), in physical units.
-            A: its operator.
-            prior: a `ProductPrior` of two factors, primary and auxiliary.
-            rng: source of the noise and of random turns; the same seed gives the same result.
-            on_step: called with the level's number and its denoised volume.
-            snapshots: where the unfinished state is kept, and continued from.
+    def solve(self, problem: Problem, prior: Prior, run: Run) -> Tensor:
+        """``x`` (..., z, y, x) in the prior's units.
 
         Raises:
-            CheckpointError: ``prior`` is not a product of two.
+            CheckpointError: ``prior`` is no product of two.
         """
         primary, auxiliary = _pair(prior)
-        scale, norm = scales(y, A, prior)
-        y, A = y / (scale * norm), A.normalized()
-
+        problem = problem.scaled(run.unit)
         levels = self.levels()
-        x_t: Tensor = levels[0] * gaussian_like(A.adjoint(y), rng)
-        zeta = self.zeta * math.sqrt(_slices_per_item(x_t, A))
-        loop = Resumable(snapshots, rng)
-        first, x_t = loop.restore(x_t)
-        for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
-            guided = not self.is_auxiliary(i, rng)
-            D, gradient = _denoise(primary if guided else auxiliary, x_t, sigma, y, A, guided)
-            x_t = langevin(x_t, D, sigma, self.snr, 2, rng).sub_(gradient, alpha=zeta)
-            D, gradient = _denoise(primary if guided else auxiliary, x_t, sigma, y, A, guided)
-            x_t = reverse_diffusion(x_t, D, sigma, sigma_next, rng).sub_(gradient, alpha=zeta)
-            if on_step is not None:
-                on_step(i, scale * D)
-            loop.offer(i + 1, x_t)
-        return x_t * scale
+        start: Tensor = levels[0] * run.noise(problem.empty_image())
+        zeta = self.zeta * math.sqrt(_slices_per_item(start, problem.A))
+
+        def step(i: int, x_t: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
+            guided = not self.is_auxiliary(i, run.rng)
+            factor = primary if guided else auxiliary
+            D, gradient = _denoise(factor, x_t, sigma, problem, guided)
+            x_t = langevin(x_t, D, sigma, self.snr, 2, run.noise).sub_(gradient, alpha=zeta)
+            D, gradient = _denoise(factor, x_t, sigma, problem, guided)
+            x_t = reverse_diffusion(x_t, D, sigma, sigma_next, run.noise)
+            return x_t.sub_(gradient, alpha=zeta), D
+
+        return descend(levels, start, step, run)
 
     def levels(self) -> list[float]:
         """Noise levels, from the highest to 0."""
@@ -123,15 +115,15 @@ class TPDM:
         return bool(torch.rand((), generator=rng, device=rng.device if rng else None) < 1 / self.K)
 
 
-def _denoise(prior: Prior, x: Tensor, sigma: float, y: Tensor, A: LinearOperator,
+def _denoise(prior: Prior, x: Tensor, sigma: float, problem: Problem,
              guided: bool) -> tuple[Tensor, Tensor]:
     """The denoised volume and the data gradient, which is 0 on the auxiliary prior's turns."""
     if guided:
-        return denoise_with_residual_gradient(prior, x, sigma, y, A)
+        return denoise_with_residual_gradient(prior, x, sigma, problem.y, problem.A)
     return prior(x, sigma), x.new_zeros(())
 
 
-def _slices_per_item(x: Tensor, A: LinearOperator) -> int:
+def _slices_per_item(x: Tensor, A: Operator) -> int:
     """How many slices share one norm of the residual: 1 if ``A`` acts on slices."""
     return int(x.shape[-3]) if len(A.domain.shape) > 2 else 1
 

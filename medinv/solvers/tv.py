@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from medinv.operators import linalg
-from medinv.operators.base import LinearOperator
+from medinv.problem import Problem
+from medinv.samplers import OnStep
 from medinv.solvers.base import (
-    OnStep,
     Stopping,
-    check_measurement,
     intensity_unit,
     item_ndim,
     require,
@@ -199,12 +198,11 @@ class TV:
                     f"{len(self.axes)} positive voxel sizes, one per axis", self.spacing)
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``.
-            A: its operator.
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``; its operator.
             on_step: called with every iterate.
 
         Returns:
@@ -214,7 +212,8 @@ class TV:
             InputError: ``y`` has another shape or dtype than ``A`` gives, or is not finite; its
                 image lacks one of ``axes``, or is complex and ``nonnegative`` is set.
         """
-        check_measurement(y, A)
+        problem = problem.whitened()
+        y, A = problem.y, problem.linear
         squared_norm = A.norm() ** 2
         b = A.adjoint(y) / squared_norm
         self._check_image(b)

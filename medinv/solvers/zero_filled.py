@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medinv.operators.base import LinearOperator
-from medinv.solvers.base import OnStep, check_measurement
+from medinv.problem import Problem
+from medinv.samplers import OnStep
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,11 @@ class ZeroFilled:
     """
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, A: LinearOperator, *, on_step: OnStep | None = None) -> Tensor:
+    def __call__(self, problem: Problem, *, on_step: OnStep | None = None) -> Tensor:
         """Reconstruct.
 
         Args:
-            y: measurement, ``(*batch, *A.codomain.shape)``.
-            A: its operator.
+            problem: y, measurement, ``(*batch, *A.codomain.shape)``; its operator.
             on_step: called once, with the result.
 
         Returns:
@@ -35,7 +34,7 @@ class ZeroFilled:
         Raises:
             InputError: ``y`` has another shape or dtype than ``A`` gives, or is not finite.
         """
-        check_measurement(y, A)
+        y, A = problem.y, problem.linear
         x = A.adjoint(y)
         if on_step is not None:
             on_step(0, x)

@@ -12,6 +12,7 @@ from medinv.errors import InputError
 from medinv.operators import ParallelBeam
 from medinv.operators.noise import flat_dark_correct, log_transform
 from medinv.operators.rotation_centre import find_rotation_centre
+from medinv.problem import Problem
 from medinv.solvers import FBP
 from tests.operators.ct_objects import disc_line_integrals
 
@@ -78,7 +79,7 @@ def test_the_measured_tooth(shared_data):
     def negative_energy(offset):
         """Streaks of a wrong centre go below zero, where no attenuation is."""
         A = ParallelBeam((300, 300), angles, 1.0, 640, col_offset_mm=offset)
-        return FBP("hann")(y, A).clamp(max=0).norm()
+        return FBP("hann")(Problem(y, A)).clamp(max=0).norm()
 
     best = negative_energy(offset)
     for shift in (-4.0, -1.0, 1.0, 4.0):

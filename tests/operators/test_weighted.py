@@ -11,6 +11,7 @@ from medinv.errors import ShapeError
 from medinv.operators import CartesianMRI, ParallelBeam
 from medinv.operators.noise import draw_counts, log_transform, statistical_weights
 from medinv.operators.weighted import Weighted, whiten
+from medinv.problem import Problem
 from medinv.solvers import CGLS, TV
 
 A = ParallelBeam((6, 6), torch.arange(12) * math.pi / 12, 1.0, dtype=torch.float64)
@@ -31,8 +32,9 @@ def test_solvers_find_the_weighted_least_squares_solution(rng):
     M, w = dense(A), W.flatten()
     expected = torch.linalg.solve(M.T @ (w[:, None] * M), M.T @ (w * y.flatten()))
     op, whitened = whiten(A, y, W)
-    torch.testing.assert_close(CGLS(max_iter=100, tol=1e-12)(whitened, op).flatten(), expected)
-    plain_tv = TV(0.0, max_iter=4000)(whitened, op).flatten()
+    torch.testing.assert_close(CGLS(max_iter=100, tol=1e-12)(Problem(whitened, op)).flatten(),
+                               expected)
+    plain_tv = TV(0.0, max_iter=4000)(Problem(whitened, op)).flatten()
     torch.testing.assert_close(plain_tv, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -59,9 +61,9 @@ def test_weights_lower_the_variance_by_what_theory_says(rng):
     n = 20_000
     noise = variances.sqrt() * torch.randn(n, 2, 1, generator=rng, dtype=torch.float64)
     y = 5 + noise
-    plain = CGLS(max_iter=3)(y, ray).flatten()
+    plain = CGLS(max_iter=3)(Problem(y, ray)).flatten()
     weighted_op, whitened = whiten(ray, y, 1 / variances)
-    weighted = CGLS(max_iter=3)(whitened, weighted_op).flatten()
+    weighted = CGLS(max_iter=3)(Problem(whitened, weighted_op)).flatten()
     spread = 5 * math.sqrt(2 / n)
     assert plain.var().item() == pytest.approx((1 + 9) / 4, rel=spread)
     assert weighted.var().item() == pytest.approx(1 / (1 + 1 / 9), rel=spread)
@@ -77,7 +79,7 @@ def test_statistical_weights_reduce_the_noise_of_a_low_dose_scan(rng):
     W = statistical_weights(2000 * torch.exp(-beam(truth)))
     op, whitened = whiten(beam, y, W)
     solver = CGLS(max_iter=200, tol=1e-8)
-    plain, weighted = solver(y, beam), solver(whitened, op)
+    plain, weighted = solver(Problem(y, beam)), solver(Problem(whitened, op))
     assert weighted.var(0).mean() < 0.9 * plain.var(0).mean()
 
 

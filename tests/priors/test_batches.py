@@ -6,6 +6,7 @@ import torch
 from medinv.guidance import Adaptation, denoise_with_residual_gradient
 from medinv.priors import NetworkPrior, PatchPrior, ProductPrior, SlicePrior
 from medinv.priors.batches import halving
+from medinv.problem import Problem
 from medinv.solvers import DDIP, DDS, TPDM
 from tests.solvers.matrix_operator import random_image, random_operator
 
@@ -127,6 +128,7 @@ def test_solvers_go_on():
         (TPDM(steps=3), lambda prior: ProductPrior([SlicePrior(prior), SlicePrior(prior, -2)])),
     ]
     for solver, wrap in cases:
-        images = [solver(y, A, wrap(network_prior(room)), rng=torch.Generator().manual_seed(0))
+        images = [solver(Problem(y, A), wrap(network_prior(room)),
+                         rng=torch.Generator().manual_seed(0))
                   for room in (99, 2)]
         torch.testing.assert_close(*images)

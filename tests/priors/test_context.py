@@ -22,6 +22,7 @@ from medinv.priors import (
     load_prior,
     save_prior,
 )
+from medinv.problem import Problem
 from medinv.solvers import DDS
 
 SPREAD = 0.2
@@ -95,8 +96,8 @@ def test_a_context_halves_the_error_of_what_was_not_measured(prior):
     rng = torch.Generator().manual_seed(0)
     truth = MEAN + SPREAD * torch.randn(200, 1, 2, generator=rng)
     y = A(truth) + 0.01 * torch.randn(200, 1, 2, generator=rng) * A.mask
-    solver = DDS(steps=15, noise_std=0.01, eta=1.0, sigma_max=5.0)
-    errors = [float((solver(y, A, p, rng=torch.Generator().manual_seed(1)) - truth)
+    solver = DDS(steps=15, noise_aware=True, eta=1.0, sigma_max=5.0)
+    errors = [float((solver(Problem(y, A), p, rng=torch.Generator().manual_seed(1)) - truth)
                     .square().mean((0, 1))[1])
               for p in (prior, ContextPrior(prior, torch.ones(1)))]
     assert errors[1] < 4 * SPREAD**2  # two independent draws of the Gaussian differ by 2 s^2

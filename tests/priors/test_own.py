@@ -15,6 +15,7 @@ from medinv.priors import (
     SlicePrior,
     UNet,
 )
+from medinv.problem import Problem
 from medinv.solvers import DDS, SCD, PaDIS
 from tests.solvers.matrix_operator import random_image, random_operator
 
@@ -32,8 +33,9 @@ def test_it_is_the_prior_of_its_denoiser(dtype):
     y = A(random_image((3, 4, 6), dtype))
     own = DenoiserPrior(gaussian, complex_images=dtype.is_complex, chunk=2)
     exact = GaussianPrior(torch.zeros(4, 6, dtype=dtype), torch.eye(24, dtype=dtype))
-    for solver in (DDS(steps=4, noise_std=0.1), PaDIS(steps=3)):
-        got, wanted = (solver(y, A, prior, rng=torch.Generator().manual_seed(0))
+    for solver in (DDS(steps=4, noise_aware=True), PaDIS(steps=3)):
+        problem = Problem(y, A, noise_std=0.1)
+        got, wanted = (solver(problem, prior, rng=torch.Generator().manual_seed(0))
                        for prior in (own, exact))
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
     levels = torch.tensor([0.1, 1.0, 3.0])
@@ -75,6 +77,7 @@ import torch
 from medinv.errors import CheckpointError, InputError
 from medinv.operators import Identity, Magnitude
 from medinv.priors import DenoiserPrior
+from medinv.problem import Problem
 from medinv.solvers import *
 
 A = Identity((4, 6))
@@ -82,16 +85,17 @@ y, F = A(torch.ones(4, 6)), Magnitude(A)
 for solver in (DDS(), DDIP(), SCD(), PaDIS(), DiffusionMBIR()):
     for prior in (lambda x, sigma: x, torch.nn.Identity(), None):
         try:
-            solver(y, A, prior)
+            solver(Problem(y, A), prior)
         except CheckpointError as error:
             assert "wrap a denoiser" in str(error), error
         else:
             raise AssertionError(solver)
 own = DenoiserPrior(lambda x, sigma: x)
-for solver in (DDS(), DDIP(), SCD(), PaDIS(), DiffusionMBIR(), CGLS(), CGSENSE(), TV(0.1),
+for solver in (DDS(), DDIP(), SCD(), DiffusionMBIR(), CGLS(), CGSENSE(), TV(0.1),
                L1Wavelet(0.1), SIRT(), ZeroFilled()):
     try:
-        solver(y, F, *([own] if hasattr(solver, "sigma_max") or hasattr(solver, "adaptation")
+        solver(Problem(y, F),
+               *([own] if hasattr(solver, "sigma_max") or hasattr(solver, "adaptation")
                        else []))
     except InputError as error:
         assert "expected a linear operator, got Magnitude" in str(error), error
@@ -123,4 +127,5 @@ def test_double_precision_data_go_through_a_network(complex_images, patches):
         torch.testing.assert_close(D.to(prior.dtype), single)
     A = random_operator(20, (6, 8), double)
     for solver in (DDS(steps=2), PaDIS(steps=2), SCD(steps=2)):
-        assert solver(A(x), A, prior, rng=torch.Generator().manual_seed(0)).dtype == double
+        assert solver(Problem(A(x), A), prior,
+                      rng=torch.Generator().manual_seed(0)).dtype == double

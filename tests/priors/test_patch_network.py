@@ -16,6 +16,7 @@ from medinv.priors import (
     save_prior,
 )
 from medinv.priors.lora import adaptable_copy
+from medinv.problem import Problem
 from medinv.solvers import DDIP, DDS, PaDIS
 from tests.solvers.matrix_operator import random_image, random_operator
 
@@ -108,7 +109,8 @@ def test_the_network_inside_is_adapted():
     torch.testing.assert_close(copied(x, 0.4), prior(x, 0.4))  # sums may run in another order
     assert parameters
     A, y = problem()
-    adapted = AdaptedPrior(prior, y, A, Adaptation(rank=2, inner_steps=20, learning_rate=1e-2))
+    adapted = AdaptedPrior(prior, Problem(y, A),
+                           Adaptation(rank=2, inner_steps=20, learning_rate=1e-2))
     before = (A(adapted._refine(prior(x, 0.4), adapted.y, adapted.seen)) - y / 2).norm()
     after = (A(adapted.refined(x, 0.4)) - y / 2).norm()
     assert after < 0.9 * before
@@ -119,7 +121,8 @@ def test_the_network_inside_is_adapted():
                                     PaDIS(steps=2, inner_steps=2), DDS(steps=3)])
 def test_solvers_take_a_network_of_patches(solver):
     A, y = problem()
-    draws = [solver(y, A, patch_prior(), rng=torch.Generator().manual_seed(0)) for _ in range(2)]
+    draws = [solver(Problem(y, A), patch_prior(),
+                    rng=torch.Generator().manual_seed(0)) for _ in range(2)]
     assert draws[0].shape == (6, 7)
     assert torch.equal(*draws)
     assert draws[0].isfinite().all()
@@ -127,7 +130,7 @@ def test_solvers_take_a_network_of_patches(solver):
 
 def test_without_inner_steps_adaptation_changes_nothing():
     A, y = problem()
-    plain, adapted = (solver(y, A, patch_prior(), rng=torch.Generator().manual_seed(0))
+    plain, adapted = (solver(Problem(y, A), patch_prior(), rng=torch.Generator().manual_seed(0))
                       for solver in (DDS(steps=3),
                                      DDIP(DDS(steps=3), Adaptation(rank=2, inner_steps=0))))
     torch.testing.assert_close(plain, adapted, rtol=1e-3, atol=1e-4)  # rounding, through 3 levels

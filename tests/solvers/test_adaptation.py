@@ -11,6 +11,7 @@ from medinv.operators import CartesianMRI
 from medinv.priors import NetworkPrior, ProductPrior, SlicePrior, UNet
 from medinv.priors.edm import set_precision
 from medinv.priors.lora import adaptable_copy
+from medinv.problem import Problem
 from medinv.solvers import DDIP, DDS, SCD
 from tests.solvers.matrix_operator import MatrixOperator, random_image, random_operator
 
@@ -74,7 +75,7 @@ def test_what_is_adapted_can_be_chosen():
 
 def refined(A, y, D, **settings):
     """``T`` from a given ``D``."""
-    adapted = AdaptedPrior(network_prior(), y, A, Adaptation(inner_steps=0, **settings))
+    adapted = AdaptedPrior(network_prior(), Problem(y, A), Adaptation(inner_steps=0, **settings))
     return adapted._refine(D, adapted.y, adapted.seen)
 
 
@@ -108,7 +109,7 @@ def test_single_slices_are_denoised_as_in_their_volume():
     """By a product of two planes, the one across needs the slices in between."""
     A, y = slices(5)
     prior = ProductPrior([SlicePrior(network_prior()), SlicePrior(network_prior(), -2)])
-    adapted = AdaptedPrior(prior, y, A, Adaptation(cg_iter=1))
+    adapted = AdaptedPrior(prior, Problem(y, A), Adaptation(cg_iter=1))
     x, some = random_image((5, 6, 8), SINGLE, seed=2), torch.tensor([0, 2, 4])
     D, _, _ = adapted._estimate(x, 0.4, some)
     torch.testing.assert_close(D.detach(), prior(x, 0.4)[some])
@@ -120,7 +121,7 @@ def test_the_loss_on_the_estimate_is_the_preconditioned_residual():
     A, y = slices(2)
     x, every = random_image((2, 6, 8), SINGLE, seed=2), torch.arange(2)
     settings = Adaptation(loss="estimate", gamma=3.0, cg_iter=40)
-    adapted = AdaptedPrior(network_prior(), y, A, settings)
+    adapted = AdaptedPrior(network_prior(), Problem(y, A), settings)
     D, T, _ = adapted._estimate(x, 0.4, every)
     assert D.requires_grad
     assert not T.requires_grad
@@ -134,7 +135,8 @@ def test_the_loss_on_the_estimate_is_the_preconditioned_residual():
 def test_low_noise_levels_can_be_left_alone():
     A, y = slices(3)
     x = random_image((3, 6, 8), SINGLE, seed=2)
-    adapted = AdaptedPrior(network_prior(), y, A, Adaptation(inner_steps=1, sigma_min=0.3))
+    adapted = AdaptedPrior(network_prior(), Problem(y, A),
+                           Adaptation(inner_steps=1, sigma_min=0.3))
 
     def weights():
         return [parameter.clone() for parameter in adapted.trainable]
@@ -151,7 +153,7 @@ def test_adaptation_lowers_the_residual_level_by_level():
     A, y = slices(3)
     x = random_image((3, 6, 8), SINGLE, seed=2)
     settings = Adaptation(inner_steps=20, slices=3, learning_rate=3e-3, gamma=1.0)
-    adapted = AdaptedPrior(network_prior(), y, A, settings)
+    adapted = AdaptedPrior(network_prior(), Problem(y, A), settings)
     losses = []
     for sigma in (0.5, 0.4, 0.3):
         every = torch.arange(3)
@@ -165,7 +167,7 @@ def test_steps_that_hurt_held_out_measurements_are_undone_and_end_it():
     A, y = slices(3)
     x = random_image((3, 6, 8), SINGLE, seed=2)
     wild = Adaptation(inner_steps=3, learning_rate=30.0, gamma=1.0, held_out=0.3, patience=2)
-    adapted = AdaptedPrior(network_prior(), y, A, wild)
+    adapted = AdaptedPrior(network_prior(), Problem(y, A), wild)
     assert 0 < float(adapted.seen.mean()) < 1
     start = [parameter.clone() for parameter in adapted.trainable]
     for sigma in (0.5, 0.4, 0.3, 0.2):
@@ -180,8 +182,8 @@ def test_an_operator_on_the_volume_gives_what_slices_give():
     deep = MatrixOperator(flat.matrix, (1, 6, 8))
     settings = Adaptation(inner_steps=3)
     x = random_image((1, 6, 8), SINGLE, seed=2)
-    stack = AdaptedPrior(network_prior(), y, flat, settings)(x, 0.5)
-    volume = AdaptedPrior(network_prior(), y[0], deep, settings)(x, 0.5)
+    stack = AdaptedPrior(network_prior(), Problem(y, flat), settings)(x, 0.5)
+    volume = AdaptedPrior(network_prior(), Problem(y[0], deep), settings)(x, 0.5)
     torch.testing.assert_close(volume, stack, rtol=1e-4, atol=1e-5)
 
 
@@ -202,8 +204,8 @@ def test_wrong_settings(fields, message):
 def test_without_inner_steps_it_is_the_wrapped_solver(dtype):
     A, y = slices(dtype=dtype)
     prior, solver = network_prior(complex_images=dtype.is_complex), DDS(steps=5)
-    x = DDIP(solver, Adaptation(inner_steps=0))(y, A, prior, rng=seeded())
-    expected = solver(y, A, prior, rng=seeded())
+    x = DDIP(solver, Adaptation(inner_steps=0))(Problem(y, A), prior, rng=seeded())
+    expected = solver(Problem(y, A), prior, rng=seeded())
     torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-4)  # rounding, through 5 levels
 
 
@@ -212,10 +214,10 @@ def test_it_leaves_the_prior_as_it_was_and_repeats():
     prior = network_prior()
     weights = {key: value.clone() for key, value in prior.state_dict().items()}
     solver = DDIP(DDS(steps=4), Adaptation(inner_steps=2, learning_rate=1e-2))
-    x = solver(y, A, prior, rng=seeded())
+    x = solver(Problem(y, A), prior, rng=seeded())
     assert all(torch.equal(value, prior.state_dict()[key]) for key, value in weights.items())
-    assert torch.equal(x, solver(y, A, prior, rng=seeded()))
-    assert not torch.allclose(x, DDS(steps=4)(y, A, prior, rng=seeded()), atol=1e-4)
+    assert torch.equal(x, solver(Problem(y, A), prior, rng=seeded()))
+    assert not torch.allclose(x, DDS(steps=4)(Problem(y, A), prior, rng=seeded()), atol=1e-4)
 
 
 def test_volumes_of_a_batch_have_their_own_weights():
@@ -223,11 +225,11 @@ def test_volumes_of_a_batch_have_their_own_weights():
     both = torch.stack([y, 2 * y.flip(0)])
     solver = DDIP(DDS(steps=3, eta=0.0), Adaptation(inner_steps=2, learning_rate=1e-2))
     rng = seeded()
-    together = solver(both, A, network_prior(), rng=rng)
+    together = solver(Problem(both, A), network_prior(), rng=rng)
     assert together.shape == (2, 4, 6, 8)
     rng = seeded()
     for item, expected in zip(both, together, strict=True):
-        torch.testing.assert_close(solver(item, A, network_prior(), rng=rng), expected)
+        torch.testing.assert_close(solver(Problem(item, A), network_prior(), rng=rng), expected)
 
 
 # --- SCD -------------------------------------------------------------------------------------
@@ -238,9 +240,9 @@ def test_scd_without_inner_steps_estimates_as_dds_does():
     prior, seen, expected = network_prior(), [], []
     plain = Adaptation(inner_steps=0, cg_iter=3)
     SCD(steps=5, adaptation=plain, eta=0.2)(
-        y, A, prior, rng=seeded(), on_step=lambda i, T: seen.append(T))
+        Problem(y, A), prior, rng=seeded(), on_step=lambda i, T: seen.append(T))
     DDS(steps=5, eta=0.2, ddim=True, cg_iter=3)(
-        y, A, prior, rng=seeded(), on_step=lambda i, T: expected.append(T.clone()))
+        Problem(y, A), prior, rng=seeded(), on_step=lambda i, T: expected.append(T.clone()))
     for T, x0 in zip(seen, expected, strict=True):
         torch.testing.assert_close(T, x0, rtol=1e-3, atol=1e-4)  # rounding, amplified by 5 levels
 
@@ -248,21 +250,22 @@ def test_scd_without_inner_steps_estimates_as_dds_does():
 def test_scd_adapts_and_repeats():
     A, y = slices()
     solver = SCD(steps=6, adaptation=Adaptation(inner_steps=2, every=2, learning_rate=1e-2))
-    x = solver(y, A, network_prior(), rng=seeded())
-    assert torch.equal(x, solver(y, A, network_prior(), rng=seeded()))
+    x = solver(Problem(y, A), network_prior(), rng=seeded())
+    assert torch.equal(x, solver(Problem(y, A), network_prior(), rng=seeded()))
     frozen = SCD(steps=6, adaptation=Adaptation(inner_steps=0))
-    assert not torch.allclose(x, frozen(y, A, network_prior(), rng=seeded()), atol=1e-4)
+    assert not torch.allclose(x, frozen(Problem(y, A), network_prior(), rng=seeded()), atol=1e-4)
 
 
 def test_scd_takes_one_volume():
     A, y = slices()
     with pytest.raises(InputError, match="one image or volume"):
-        SCD()(torch.stack([y, y]), A, network_prior())
+        SCD()(Problem(torch.stack([y, y]), A), network_prior())
 
 
 def test_scd_with_its_own_settings_smooths_its_estimate():
     """The published defaults have a total variation, whose gradient passes through ``T``."""
     A, y = slices()
-    x = SCD(steps=3)(y, A, network_prior(), rng=seeded())
+    x = SCD(steps=3)(Problem(y, A), network_prior(), rng=seeded())
     plain = replace(SCD().adaptation, tv_weight=0.0)
-    assert not torch.equal(x, SCD(steps=3, adaptation=plain)(y, A, network_prior(), rng=seeded()))
+    assert not torch.equal(x, SCD(steps=3, adaptation=plain)(Problem(y, A), network_prior(),
+                                                             rng=seeded()))

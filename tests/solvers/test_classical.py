@@ -9,6 +9,7 @@ from matrix_operator import MatrixOperator, random_image, random_operator
 
 from medinv.errors import InputError, ShapeError
 from medinv.operators.mri import CartesianMRI
+from medinv.problem import Problem
 from medinv.recipe.mri import birdcage
 from medinv.solvers import CGLS, CGSENSE, OSEM, SART, SIRT, TV, L1Wavelet, ZeroFilled
 from tests.operators.ct_objects import disc_image
@@ -55,7 +56,7 @@ def multicoil_problem(size=32, n_coils=4):
 def test_zero_filled_is_the_adjoint():
     A = random_operator(7, (4, 4), torch.complex128)
     y = random_image((3, 7), torch.complex128)
-    assert torch.equal(ZeroFilled()(y, A), A.adjoint(y))
+    assert torch.equal(ZeroFilled()(Problem(y, A)), A.adjoint(y))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -64,7 +65,7 @@ def test_cg_sense_solves_the_damped_normal_equations(dtype, damping):
     A = random_operator(40, (4, 4), dtype)
     y = random_image((40,), dtype)
     expected = least_squares(A, y, damping * torch.linalg.matrix_norm(A.matrix, 2) ** 2)
-    x = CGSENSE(max_iter=40, tol=1e-12, damping=damping)(y, A)
+    x = CGSENSE(max_iter=40, tol=1e-12, damping=damping)(Problem(y, A))
     # The damping is relative to ||A||^2, known from power iteration to 1e-4.
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-10 if damping == 0 else 1e-3)
 
@@ -75,7 +76,7 @@ def test_cgls_converges_to_least_squares_with_falling_residual(dtype):
     y = random_image((40,), dtype)
     residuals = []
     x = CGLS(max_iter=40, tol=1e-12)(
-        y, A, on_step=lambda i, x: residuals.append((A(x) - y).norm().item()))
+        Problem(y, A), on_step=lambda i, x: residuals.append((A(x) - y).norm().item()))
     torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-10)
     # Rounding may raise a converged residual in its last digits.
     assert all(b <= a + 1e-12 for a, b in zip(residuals, residuals[1:], strict=False))
@@ -86,7 +87,7 @@ def test_cgls_and_cg_sense_have_the_same_iterates():
     y = random_image((30,), torch.complex128)
     iterates = [[], []]
     for solver, kept in zip((CGLS(max_iter=8), CGSENSE(max_iter=8)), iterates, strict=True):
-        solver(y, A, on_step=lambda i, x, kept=kept: kept.append(x))
+        solver(Problem(y, A), on_step=lambda i, x, kept=kept: kept.append(x))
     torch.testing.assert_close(torch.stack(iterates[0]), torch.stack(iterates[1]))
 
 
@@ -104,7 +105,7 @@ def test_sirt_converges_to_row_weighted_least_squares():
     weights = torch.where(rows > 0, 1 / rows, 0.0).sqrt()
     seen = [i for i in range(9) if i != 5]
     solution = torch.linalg.lstsq(weights[:, None] * A.matrix[:, seen], weights * y).solution
-    x = SIRT(max_iter=3000, relaxation=1.9)(y, A).flatten()
+    x = SIRT(max_iter=3000, relaxation=1.9)(Problem(y, A)).flatten()
     torch.testing.assert_close(x[seen], solution, rtol=0, atol=1e-8)
     assert x[5] == 0
 
@@ -112,7 +113,7 @@ def test_sirt_converges_to_row_weighted_least_squares():
 def test_nonnegative_sirt_satisfies_the_optimality_conditions():
     A = positive_operator(40, (3, 3))
     y = random_image((40,))
-    x = SIRT(max_iter=3000, nonnegative=True)(y, A).flatten()
+    x = SIRT(max_iter=3000, nonnegative=True)(Problem(y, A)).flatten()
     rows = A.matrix.sum(1)
     gradient = A.matrix.mT @ (torch.where(rows > 0, 1 / rows, 0.0) * (A.matrix @ x - y))
     assert (x >= 0).all()
@@ -124,7 +125,8 @@ def test_nonnegative_sirt_satisfies_the_optimality_conditions():
 def test_sirt_stops_at_its_tolerance():
     A = positive_operator(40, (3, 3))
     steps = []
-    SIRT(max_iter=3000, tol=1e-3)(random_image((40,)), A, on_step=lambda i, x: steps.append(i))
+    SIRT(max_iter=3000, tol=1e-3)(Problem(random_image((40,)), A), on_step=lambda i,
+                                  x: steps.append(i))
     assert len(steps) < 300
 
 
@@ -138,7 +140,7 @@ def test_l1_wavelet_reaches_the_objective_of_sigpy():
                                        weights=A.mask.numpy().astype(float), max_iter=300,
                                        show_pbar=False)
     expected = torch.from_numpy(app.run())
-    x = L1Wavelet(weight, max_iter=300)(y, A)
+    x = L1Wavelet(weight, max_iter=300)(Problem(y, A))
     W = sigpy.linop.Wavelet(x.shape)
 
     def objective(x):
@@ -157,14 +159,14 @@ def test_l1_wavelet_of_an_orthonormal_operator_is_shrinkage():
     coefficients = W(y.reshape(8, 8).numpy())
     threshold = 0.1 * y.abs().max().item()
     expected = torch.from_numpy(W.H(sigpy.soft_thresh(threshold, coefficients)))
-    x = L1Wavelet(0.1, max_iter=3, wavelet="haar")(y, A)
+    x = L1Wavelet(0.1, max_iter=3, wavelet="haar")(Problem(y, A))
     torch.testing.assert_close(x, expected)
 
 
 def test_l1_wavelet_with_zero_weight_is_least_squares():
     A = random_operator(40, (4, 4), torch.complex128)
     y = random_image((40,), torch.complex128)
-    x = L1Wavelet(0.0, max_iter=400, wavelet="haar")(y, A)
+    x = L1Wavelet(0.0, max_iter=400, wavelet="haar")(Problem(y, A))
     torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-6)
 
 
@@ -177,8 +179,8 @@ def test_cycle_spinning_leaves_less_error(seed):
     columns = (torch.rand(64, generator=rng) < 0.35) | ((torch.arange(64) - 32).abs() < 6)
     A = CartesianMRI(birdcage(4, (64, 64)), columns.expand(64, 64))
     y = A(x) + 0.02 * torch.randn(4, 64, 64, dtype=torch.complex64, generator=rng)
-    y = torch.where(A.mask, y, 0)
-    plain, spun = (L1Wavelet(3e-3, max_iter=60, wavelet="db2", cycle_spinning=spins)(y, A) - x
+    problem = Problem(torch.where(A.mask, y, 0), A)
+    plain, spun = (L1Wavelet(3e-3, max_iter=60, wavelet="db2", cycle_spinning=spins)(problem) - x
                    for spins in (False, True))
     assert float(spun.norm()) < 0.87 * float(plain.norm())
 
@@ -186,7 +188,7 @@ def test_cycle_spinning_leaves_less_error(seed):
 def test_cycle_spinning_with_zero_weight_is_least_squares():
     A = random_operator(40, (4, 4), torch.complex128)
     y = random_image((40,), torch.complex128)
-    x = L1Wavelet(0.0, max_iter=400, wavelet="haar", cycle_spinning=True)(y, A)
+    x = L1Wavelet(0.0, max_iter=400, wavelet="haar", cycle_spinning=True)(Problem(y, A))
     torch.testing.assert_close(x, least_squares(A, y), rtol=0, atol=1e-6)
 
 
@@ -195,9 +197,9 @@ def test_l1_wavelet_treats_slices_alike():
     A = random_operator(12, (4, 4), torch.complex128)
     y = random_image((4, 12), torch.complex128)
     solver = L1Wavelet(0.05, max_iter=5, wavelet="haar")
-    alone = torch.stack([solver(slice_, A) for slice_ in y])
-    torch.testing.assert_close(solver(y, A), alone)
-    coupled = dataclasses.replace(solver, ndim=3)(y, A)
+    alone = torch.stack([solver(Problem(slice_, A)) for slice_ in y])
+    torch.testing.assert_close(solver(Problem(y, A)), alone)
+    coupled = dataclasses.replace(solver, ndim=3)(Problem(y, A))
     assert (coupled - alone).abs().max() > 1e-3
 
 
@@ -207,10 +209,10 @@ def test_items_of_a_batch_do_not_influence_each_other(solver, dtype):
     A = random_operator(12, (4, 4), dtype)
     y = random_image((2, 3, 12), dtype)
     y[0, 1], y[1, 2] = 1000 * y[0, 1], 0  # another scale, and nothing at all
-    together = solver(y, A)
+    together = solver(Problem(y, A))
     assert together.shape == (2, 3, 4, 4)
     for index in [(0, 0), (0, 1), (1, 2)]:
-        alone = solver(y[index], A)
+        alone = solver(Problem(y[index], A))
         torch.testing.assert_close(together[index], alone, rtol=1e-9, atol=1e-9)
 
 
@@ -218,14 +220,14 @@ def test_items_of_a_batch_do_not_influence_each_other(solver, dtype):
 def test_results_scale_with_the_measurement(solver):
     A = random_operator(12, (4, 4))
     y = random_image((12,))
-    torch.testing.assert_close(solver(1e-3 * y, A), 1e-3 * solver(y, A))
+    torch.testing.assert_close(solver(Problem(1e-3 * y, A)), 1e-3 * solver(Problem(y, A)))
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, SIRT(max_iter=5)], ids=repr)
 def test_steps_are_reported_and_end_at_the_result(solver):
     A, y = positive_operator(12, (4, 4)), random_image((12,))
     steps, images = [], []
-    x = solver(y, A, on_step=lambda i, x: (steps.append(i), images.append(x)))
+    x = solver(Problem(y, A), on_step=lambda i, x: (steps.append(i), images.append(x)))
     assert steps == list(range(len(steps)))
     assert torch.equal(images[-1], x)
     assert all(not torch.equal(a, b) for a, b in zip(images, images[1:], strict=False))
@@ -235,12 +237,12 @@ def test_steps_are_reported_and_end_at_the_result(solver):
 def test_wrong_measurements_are_refused(solver):
     A, y = random_operator(12, (4, 4)), random_image((12,))
     with pytest.raises(ShapeError, match="12"):
-        solver(y[:-1], A)
+        solver(Problem(y[:-1], A))
     with pytest.raises(ShapeError, match="float64"):
-        solver(y.float(), A)
+        solver(Problem(y.float(), A))
     y[3] = torch.nan
     with pytest.raises(InputError, match="1 NaN or Inf of 12"):
-        solver(y, A)
+        solver(Problem(y, A))
 
 
 @pytest.mark.parametrize(("build", "message"), [
@@ -282,9 +284,9 @@ def test_wrong_settings_are_refused(build, message):
 def test_sirt_refuses_what_is_no_projector():
     for dtype, reason in ((torch.float64, "negative"), (torch.complex128, "complex")):
         with pytest.raises(InputError, match=reason):
-            SIRT()(random_image((12,), dtype), random_operator(12, (4, 4), dtype))
+            SIRT()(Problem(random_image((12,), dtype), random_operator(12, (4, 4), dtype)))
 
 
 def test_l1_wavelet_refuses_an_image_with_too_few_axes():
     with pytest.raises(InputError, match="ndim"):
-        L1Wavelet(0.1, ndim=3)(random_image((12,)), random_operator(12, (4, 4)))
+        L1Wavelet(0.1, ndim=3)(Problem(random_image((12,)), random_operator(12, (4, 4))))

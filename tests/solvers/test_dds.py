@@ -7,6 +7,7 @@ from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
 from medinv.operators.linalg import finite_difference
 from medinv.priors import GaussianPrior, karras_sigmas
+from medinv.problem import Problem
 from medinv.solvers import DDS
 
 
@@ -48,7 +49,7 @@ def one_data_step(solver, A, y, D):
 
     n = D.numel()
     prior = Constant(torch.zeros_like(D), torch.eye(n, dtype=D.dtype))
-    return solver(y, A, prior)
+    return solver(Problem(y, A), prior)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -83,7 +84,8 @@ def test_noiseless_result_satisfies_the_measurement():
     A, _, y = problem(torch.complex128)
     prior = GaussianPrior(torch.ones(2, 4, dtype=torch.complex128),
                           torch.diag(torch.linspace(0.2, 2, 8)).to(torch.complex128))
-    x = DDS(steps=20, gamma=None, cg_iter=12)(y, A, prior, rng=torch.Generator().manual_seed(0))
+    x = DDS(steps=20, gamma=None, cg_iter=12)(Problem(y, A), prior,
+                                              rng=torch.Generator().manual_seed(0))
     torch.testing.assert_close(A(x), y, rtol=0, atol=1e-6)
 
 
@@ -94,7 +96,7 @@ def test_unmeasured_directions_follow_the_fixed_share_law(eta):
     A._norm = 1.0  # nothing is measured, so ||A|| = 0 has no inverse
     solver = DDS(steps=40, eta=eta, sigma_max=20.0, sigma_min=1e-3)
     y = torch.zeros(20_000, 1, dtype=torch.float64)
-    x = solver(y, A, white((2, 2), torch.float64), rng=torch.Generator().manual_seed(0))
+    x = solver(Problem(y, A), white((2, 2), torch.float64), rng=torch.Generator().manual_seed(0))
     levels = karras_sigmas(40, 1e-3, 20.0).tolist()
     variance = levels[0] ** 2
     for sigma, sigma_next in zip(levels[:-2], levels[1:-1], strict=True):
@@ -112,8 +114,9 @@ def test_the_noise_aware_form_samples_the_posterior_of_a_white_gaussian():
     prior = white((2, 4), torch.float64, variance=0.5)
     mean, covariance = prior.posterior(y, A, 0.2)
     # 5 measurements: the data step has 6 distinct eigenvalues, so 6 iterations solve it
-    solver = DDS(steps=200, noise_std=0.2, cg_iter=6, eta=1.0, ddim=True, sigma_min=1e-3)
-    draws = solver(y.expand(2000, -1), A, prior, rng=torch.Generator().manual_seed(0))
+    solver = DDS(steps=200, noise_aware=True, cg_iter=6, eta=1.0, ddim=True, sigma_min=1e-3)
+    draws = solver(Problem(y.expand(2000, -1), A, noise_std=0.2), prior,
+                   rng=torch.Generator().manual_seed(0))
     # variances up to 0.36, 2000 draws: standard error 0.013 of the mean, 0.011 of the covariance,
     # plus a bias of O(1/steps), about 0.02
     torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.05)
@@ -126,9 +129,10 @@ def test_slices_of_a_stack_equal_slices_alone():
     prior = GaussianPrior(torch.zeros(2, 4, dtype=torch.float64),
                           torch.diag(torch.linspace(0.2, 2, 8, dtype=torch.float64)))
     solver = DDS(steps=6, gamma=None, cg_iter=2, shared_noise=True)
-    together = solver(A(stack), A, prior, rng=torch.Generator().manual_seed(1))
+    together = solver(Problem(A(stack), A), prior, rng=torch.Generator().manual_seed(1))
     for slice_, expected in zip(together, stack, strict=True):
-        alone = solver(A(expected[None]), A, prior, rng=torch.Generator().manual_seed(1))[0]
+        alone = solver(Problem(A(expected[None]), A), prior,
+                       rng=torch.Generator().manual_seed(1))[0]
         torch.testing.assert_close(slice_, alone)
 
 
@@ -137,8 +141,8 @@ def test_the_result_follows_the_units_of_the_measurement():
     A, _, y = problem(torch.float64)
     prior = white((2, 4), torch.float64)
     solver = DDS(steps=8, gamma=3.0)
-    x = solver(y, A, prior, rng=torch.Generator().manual_seed(0))
-    again = solver(7 * y, 7 * A, prior, rng=torch.Generator().manual_seed(0))
+    x = solver(Problem(y, A), prior, rng=torch.Generator().manual_seed(0))
+    again = solver(Problem(7 * y, 7 * A), prior, rng=torch.Generator().manual_seed(0))
     torch.testing.assert_close(again, x, rtol=1e-5, atol=1e-6)  # the norms are power iterations
 
 
@@ -149,7 +153,8 @@ def test_a_volume_constant_along_z_is_not_touched_by_total_variation():
     plain = DDS(steps=8, gamma=None, shared_noise=True)
     coupled = DDS(steps=8, gamma=None, shared_noise=True, z_weight=0.1)
     got, expected = (
-        solver(y, A, prior, rng=torch.Generator().manual_seed(0)) for solver in (coupled, plain)
+        solver(Problem(y, A), prior, rng=torch.Generator().manual_seed(0)) for solver in (coupled,
+                                                                                          plain)
     )
     torch.testing.assert_close(got, expected)
 
@@ -159,7 +164,8 @@ def test_coupling_draws_neighbours_together():
     y = A(x.expand(6, 2, 4))
     prior = white((2, 4), torch.float64)
     rough, smooth = (
-        DDS(steps=20, gamma=None, z_weight=w)(y, A, prior, rng=torch.Generator().manual_seed(0))
+        DDS(steps=20, gamma=None, z_weight=w)(Problem(y, A), prior,
+                                              rng=torch.Generator().manual_seed(0))
         for w in (1e-6, 0.3)
     )
     rough, smooth = (finite_difference(x, -3).abs().sum() for x in (rough, smooth))
@@ -169,7 +175,8 @@ def test_coupling_draws_neighbours_together():
 def test_same_seed_same_result_and_other_seed_another():
     A, _, y = problem(torch.complex128)
     prior = white((2, 4), torch.complex128)
-    runs = [DDS(steps=5)(y, A, prior, rng=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    runs = [DDS(steps=5)(Problem(y, A), prior,
+                         rng=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.allclose(runs[0], runs[2])
 
@@ -177,7 +184,7 @@ def test_same_seed_same_result_and_other_seed_another():
 def test_every_step_is_reported():
     A, _, y = problem(torch.float64)
     seen = []
-    x = DDS(steps=4)(y, A, white((2, 4), torch.float64),
+    x = DDS(steps=4)(Problem(y, A), white((2, 4), torch.float64),
                      on_step=lambda i, x0: seen.append((i, x0)))
     assert [i for i, _ in seen] == [0, 1, 2, 3]
     torch.testing.assert_close(seen[-1][1], x)
@@ -186,15 +193,15 @@ def test_every_step_is_reported():
 def test_wrong_arguments():
     A, _, y = problem(torch.complex128)
     with pytest.raises(CheckpointError, match="real images"):
-        DDS()(y, A, white((2, 4), torch.float64))
+        DDS()(Problem(y, A), white((2, 4), torch.float64))
     with pytest.raises(InputError, match="0 <= eta <= 1"):
         DDS(eta=1.2)
-    for field in ("gamma", "noise_std", "z_weight", "rho"):
+    for field in ("gamma", "z_weight", "rho"):
         with pytest.raises(InputError, match=f"{field}: expected a positive number"):
             DDS(**{field: 0.0})
     with pytest.raises(InputError, match="sigma_min = 2"):
         DDS(sigma_min=2.0, sigma_max=1.0)
     with pytest.raises(ShapeError, match="couples slices"):
-        DDS(z_weight=0.1)(y, A, white((2, 4), torch.complex128))
+        DDS(z_weight=0.1)(Problem(y, A), white((2, 4), torch.complex128))
     with pytest.raises(InputError, match="NaN"):
-        DDS()(y * float("nan"), A, white((2, 4), torch.complex128))
+        DDS()(Problem(y * float("nan"), A), white((2, 4), torch.complex128))

@@ -8,6 +8,7 @@ import torch
 from medinv.data.units import mu_to_hu
 from medinv.errors import InputError
 from medinv.operators.ct import FanBeam, ParallelBeam
+from medinv.problem import Problem
 from medinv.solvers import FBP
 from tests.operators.ct_objects import disc_line_integrals, fan_disc_line_integrals
 
@@ -54,7 +55,7 @@ def check_water(x):
 @pytest.mark.parametrize("offsets", [{}, OFFSETS], ids=["centred", "offset"])
 def test_water_reads_zero_in_fan_beams(arc, curved, offsets):
     A = fan(ARCS[arc], curved=curved, **offsets)
-    x = FBP()(fan_disc_line_integrals(A, **WATER), A)
+    x = FBP()(Problem(fan_disc_line_integrals(A, **WATER), A))
     assert check_water(x).abs().max() < 5
     outside = mu_to_hu(x, MU_WATER)[distance(WATER["x0"], WATER["y0"]) > 40]
     assert abs(outside.mean().item() + 1000) < 5
@@ -69,13 +70,13 @@ def half_fan(angles, side=1, curved=False, offset_mm=33.0):
 def test_half_a_fan_needs_a_full_turn():
     A = half_fan(ARCS["short scan"])
     with pytest.raises(InputError, match="FBP: expected views over 360 .*half acquisition"):
-        FBP()(fan_disc_line_integrals(A, **WATER), A)
+        FBP()(Problem(fan_disc_line_integrals(A, **WATER), A))
 
 
 def test_a_detector_beside_the_axis_is_refused():
     A = half_fan(ARCS["full turn"], offset_mm=49.5)
     with pytest.raises(InputError, match="FBP: expected a detector that reaches the rotation"):
-        FBP()(fan_disc_line_integrals(A, **WATER), A)
+        FBP()(Problem(fan_disc_line_integrals(A, **WATER), A))
 
 
 @pytest.mark.parametrize("side", [1, -1])
@@ -83,21 +84,21 @@ def test_a_detector_beside_the_axis_is_refused():
 @pytest.mark.parametrize("arc", ["full turn", "full turn with both ends", "overscan"])
 def test_a_detector_that_sees_half_of_the_disc(arc, curved, side):
     A = half_fan(ARCS[arc], side, curved)
-    assert check_water(FBP()(fan_disc_line_integrals(A, **WATER), A)).abs().max() < 5
+    assert check_water(FBP()(Problem(fan_disc_line_integrals(A, **WATER), A))).abs().max() < 5
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["clockwise", "counterclockwise"])
 @pytest.mark.parametrize("offset", [0.0, 3.3])
 def test_water_reads_zero_in_parallel_beams(sign, offset):
     A = ParallelBeam((N, N), sign * torch.arange(180) * DEGREE, 1.0, 160, col_offset_mm=offset)
-    check_water(FBP()(disc_line_integrals(A, **WATER), A))
+    check_water(FBP()(Problem(disc_line_integrals(A, **WATER), A)))
 
 
 @pytest.mark.parametrize("window", ["shepp-logan", "hann"])
 @pytest.mark.parametrize("curved", [False, True], ids=["flat", "curved"])
 def test_windows_keep_the_values(window, curved):
     A = fan(ARCS["full turn"], curved=curved)
-    check_water(FBP(window)(fan_disc_line_integrals(A, **WATER), A))
+    check_water(FBP(window)(Problem(fan_disc_line_integrals(A, **WATER), A)))
 
 
 def test_a_short_scan_uses_every_ray_once():
@@ -115,7 +116,7 @@ def test_a_short_scan_uses_every_ray_once():
 def test_a_stack_is_its_slices(rng):
     A = fan(ARCS["full turn"][::8])
     y = torch.randn(2, 3, *A.codomain.shape, generator=rng)
-    torch.testing.assert_close(FBP()(y, A)[1, 2], FBP()(y[1, 2], A))
+    torch.testing.assert_close(FBP()(Problem(y, A))[1, 2], FBP()(Problem(y[1, 2], A)))
 
 
 @pytest.mark.parametrize("angles", [
@@ -127,9 +128,9 @@ def test_a_stack_is_its_slices(rng):
 def test_arcs_that_do_not_suffice_are_refused(angles):
     A = fan(angles)
     with pytest.raises(InputError, match="FBP: expected views over 360 degrees, or over"):
-        FBP()(torch.zeros(A.codomain.shape), A)
+        FBP()(Problem(torch.zeros(A.codomain.shape), A))
 
 
 def test_an_empty_batch_stays_empty():
     A = fan(ARCS["full turn"][::9])
-    assert FBP()(torch.zeros(0, *A.codomain.shape), A).shape == (0, N, N)
+    assert FBP()(Problem(torch.zeros(0, *A.codomain.shape), A)).shape == (0, N, N)

@@ -9,6 +9,7 @@ import torch
 from medinv.data.units import mu_to_hu
 from medinv.errors import InputError
 from medinv.operators import ConeBeam, ParallelBeam, ct_geometry
+from medinv.problem import Problem
 from medinv.solvers import FDK
 from tests.operators.cone_objects import line_integrals
 
@@ -36,7 +37,7 @@ def hounsfield(A, centre, window="ram-lak"):
     axis = 4.0 * (torch.arange(N) - (N - 1) / 2)
     z, y0, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     distance = torch.stack([x - centre[0], y0 - centre[1], z - centre[2]]).norm(dim=0)
-    return mu_to_hu(FDK(window)(y, A), WATER), distance
+    return mu_to_hu(FDK(window)(Problem(y, A)), WATER), distance
 
 
 def check_water(hu, distance, off_plane=5.0):
@@ -78,7 +79,7 @@ def test_voxels_may_be_any_box(monkeypatch):
     angles = ARCS["full turn"]
     A = ConeBeam((16, 32, 24), angles, (8.0, 4.0, 5.0), 400.0, 250.0, 70, 80, 3.3, 3.3)
     y = line_integrals(A.geometry, (0.0, 0.0, 0.0), (50.0,) * 3, WATER).float()
-    middle = mu_to_hu(FDK()(y, A), WATER)[7:9, 12:20, 8:16]
+    middle = mu_to_hu(FDK()(Problem(y, A)), WATER)[7:9, 12:20, 8:16]
     assert middle.abs().max() < 5
 
 
@@ -86,8 +87,8 @@ def test_a_batch_is_its_items(rng):
     A = scan(ARCS["full turn"][::10])
     y = torch.randn(2, *A.codomain.shape, generator=rng)
     seen = []
-    x = FDK()(y, A, on_step=lambda i, x: seen.append(i))
-    torch.testing.assert_close(x[1], FDK()(y[1], A))
+    x = FDK()(Problem(y, A), on_step=lambda i, x: seen.append(i))
+    torch.testing.assert_close(x[1], FDK()(Problem(y[1], A)))
     assert seen == [0]
 
 
@@ -105,15 +106,15 @@ def test_other_scans_are_refused():
     ]:
         A = ConeBeam.from_geometry(geometry)
         with pytest.raises(InputError, match="FDK: expected .*" + problem):
-            FDK()(zeros(A), A)
+            FDK()(Problem(zeros(A), A))
     with pytest.raises(InputError, match="FDK: expected a ConeBeam, got ParallelBeam; use FBP"):
-        FDK()(torch.zeros(120, 12), ParallelBeam((8, 8), angles, 1.0))
+        FDK()(Problem(torch.zeros(120, 12), ParallelBeam((8, 8), angles, 1.0)))
 
 
 def test_arcs_that_do_not_suffice_are_refused():
     A = scan(ARCS["full turn"][:60])
     with pytest.raises(InputError, match="FDK: expected views over 360 degrees, or over 180 plus"):
-        FDK()(zeros(A), A)
+        FDK()(Problem(zeros(A), A))
 
 
 def test_an_unknown_window_is_refused():

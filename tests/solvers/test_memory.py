@@ -14,12 +14,13 @@ import torch
 
 from medinv.operators import CartesianMRI, ParallelBeam
 from medinv.priors import IntensityScale, Prior, ProductPrior, SlicePrior
+from medinv.problem import Problem
 from medinv.resources import TensorCount
 from medinv.solvers import DDS, TPDM, DiffusionMBIR, PaDIS
 
 CT_SHAPE, MRI_SHAPE = (128, 16, 16), (8, 16, 16)
 COUPLED = {"z_weight": 1e-3, "rho": 0.01}
-NOISY = {"noise_std": 0.01, "gamma": 30.0}
+NOISY = {"noise_aware": True, "gamma": 30.0}
 
 
 class Shrink(Prior):
@@ -66,7 +67,7 @@ def test_at_most_ten_volumes_are_alive(name):
     if isinstance(solver, TPDM):
         prior = ProductPrior([SlicePrior(prior), SlicePrior(prior, -2)])
     with TensorCount() as count:
-        solver(y, A, prior)
+        solver(Problem(y, A, noise_std=0.01), prior)
     volumes = count.peak_bytes / (x.numel() * x.element_size())
     assert 4 < volumes <= 10
 

@@ -11,6 +11,7 @@ from matrix_operator import random_image, random_operator
 from medinv.errors import InputError
 from medinv.operators import FanBeam, ParallelBeam
 from medinv.operators.weighted import whiten
+from medinv.problem import Problem
 from medinv.solvers import OSEM, SART, SIRT
 from tests.operators.ct_objects import disc_image
 
@@ -32,7 +33,7 @@ def activity(*batch):
 @pytest.mark.parametrize("subsets", [None, 4])
 def test_sart_solves_consistent_data(A, subsets):
     truth = activity()
-    x = SART(max_iter=300, relaxation=1.5, subsets=subsets)(A(truth), A)
+    x = SART(max_iter=300, relaxation=1.5, subsets=subsets)(Problem(A(truth), A))
     torch.testing.assert_close(x, truth, rtol=0, atol=1e-2)
 
 
@@ -42,7 +43,7 @@ def test_more_subsets_go_faster():
     y = A(truth)
 
     def error(solver):
-        return float((solver(y, A) - truth).norm())
+        return float((solver(Problem(y, A)) - truth).norm())
 
     assert error(SART(max_iter=5)) < 0.7 * error(SIRT(max_iter=5))
     errors = [error(OSEM(max_iter=5, subsets=n)) for n in (1, 4, 8)]
@@ -51,8 +52,8 @@ def test_more_subsets_go_faster():
 
 def test_sart_with_one_subset_is_sirt():
     y = PARALLEL(activity())
-    torch.testing.assert_close(SART(max_iter=7, relaxation=0.8, subsets=1)(y, PARALLEL),
-                               SIRT(max_iter=7, relaxation=0.8)(y, PARALLEL))
+    torch.testing.assert_close(SART(max_iter=7, relaxation=0.8, subsets=1)(Problem(y, PARALLEL)),
+                               SIRT(max_iter=7, relaxation=0.8)(Problem(y, PARALLEL)))
 
 
 def test_sart_takes_weights():
@@ -60,7 +61,8 @@ def test_sart_takes_weights():
     rng = torch.Generator().manual_seed(0)
     weights = 0.5 + torch.rand(PARALLEL.codomain.shape, generator=rng)
     A, y = whiten(PARALLEL, PARALLEL(truth), weights)
-    torch.testing.assert_close(SART(max_iter=300, relaxation=1.5)(y, A), truth, rtol=0, atol=1e-2)
+    torch.testing.assert_close(SART(max_iter=300, relaxation=1.5)(Problem(y, A)), truth, rtol=0,
+                               atol=1e-2)
 
 
 @BEAMS
@@ -68,7 +70,7 @@ def test_sart_takes_weights():
 def test_osem_with_one_subset_satisfies_the_likelihoods_optimality_conditions(A, background):
     rng = torch.Generator().manual_seed(0)
     y = torch.poisson(5 * A(activity()) + background, generator=rng)
-    x = OSEM(max_iter=4000, background=background)(y, A)
+    x = OSEM(max_iter=4000, background=background)(Problem(y, A))
     gradient = A.adjoint(1 - torch.where(y > 0, y / (A(x) + background), 0.0))
     scale = A.adjoint(torch.ones_like(y)).max()
     assert (x >= 0).all()
@@ -87,7 +89,7 @@ def test_em_raises_the_likelihood_in_every_step_and_keeps_the_counts():
         likelihood.append(float((y[seen] * expected[seen].log() - expected[seen]).sum()))
         counts.append(float(expected.sum()))
 
-    OSEM(max_iter=30)(y, PARALLEL, on_step=on_step)
+    OSEM(max_iter=30)(Problem(y, PARALLEL), on_step=on_step)
     assert all(b > a for a, b in zip(likelihood, likelihood[1:], strict=False))
     seen = PARALLEL(torch.ones(4, 4, dtype=torch.float64)) > 0
     assert counts == pytest.approx([float(y[seen].sum())] * 30)
@@ -97,15 +99,15 @@ def test_em_raises_the_likelihood_in_every_step_and_keeps_the_counts():
 def test_items_of_a_batch_do_not_influence_each_other(solver):
     y = PARALLEL(activity(2, 3))
     y[0, 1], y[1, 2] = 1000 * y[0, 1], 0
-    together = solver(y, PARALLEL)
+    together = solver(Problem(y, PARALLEL))
     for index in [(0, 0), (0, 1), (1, 2)]:
-        torch.testing.assert_close(together[index], solver(y[index], PARALLEL))
+        torch.testing.assert_close(together[index], solver(Problem(y[index], PARALLEL)))
 
 
 @SOLVERS
 def test_every_pass_is_reported(solver):
     steps = []
-    x = solver(PARALLEL(activity()), PARALLEL, on_step=lambda i, x: steps.append((i, x)))
+    x = solver(Problem(PARALLEL(activity()), PARALLEL), on_step=lambda i, x: steps.append((i, x)))
     assert [i for i, _ in steps] == [0, 1, 2, 3]
     assert torch.equal(steps[-1][1], x)
 
@@ -114,24 +116,25 @@ def test_every_pass_is_reported(solver):
 def test_unfit_operators_and_data_are_refused(solver):
     name = type(solver).__name__
     with pytest.raises(InputError, match=f"{name}: expected an operator with views"):
-        solver(random_image((12,)).abs(), random_operator(12, (4, 4)))
+        solver(Problem(random_image((12,)).abs(), random_operator(12, (4, 4))))
     y = PARALLEL(activity())
     y[0, 0] = math.nan
     with pytest.raises(InputError, match="1 NaN or Inf"):
-        solver(y, PARALLEL)
+        solver(Problem(y, PARALLEL))
 
 
 def test_more_subsets_than_views_are_refused():
     with pytest.raises(InputError, match="SART: subsets: expected at most 9, .* got 15"):
-        SART(subsets=15)(PARALLEL(activity()), PARALLEL)
+        SART(subsets=15)(Problem(PARALLEL(activity()), PARALLEL))
 
 
 def test_negative_counts_are_refused():
     with pytest.raises(InputError, match=r"OSEM: y: expected counts >= 0, got -"):
-        OSEM()(-PARALLEL(activity()), PARALLEL)
+        OSEM()(Problem(-PARALLEL(activity()), PARALLEL))
 
 
 @BEAMS
 @SOLVERS
 def test_an_empty_batch_stays_empty(A, solver):
-    assert solver(torch.zeros(0, *A.codomain.shape, dtype=torch.float64), A).shape == (0, 4, 4)
+    assert solver(Problem(torch.zeros(0, *A.codomain.shape, dtype=torch.float64),
+                          A)).shape == (0, 4, 4)

@@ -6,6 +6,7 @@ import torch
 from medinv.errors import InputError
 from medinv.priors import GaussianPrior, PatchPrior, SlicePrior
 from medinv.priors.patches import positions
+from medinv.problem import Problem
 from medinv.solvers import PaDIS
 from tests.solvers.matrix_operator import random_image, random_operator
 
@@ -94,7 +95,8 @@ def test_padis_follows_langevin_s_law_where_nothing_is_measured():
     prior = GaussianPrior(torch.zeros(2, 2, dtype=DOUBLE), torch.eye(4, dtype=DOUBLE))
     levels, step = [1.0, 1e-3], 0.5
     x = PaDIS(steps=2, inner_steps=50, sigma_max=1.0, sigma_min=1e-3, step=step)(
-        torch.zeros(20_000, 1, dtype=DOUBLE), A, prior, rng=torch.Generator().manual_seed(0))
+        Problem(torch.zeros(20_000, 1, dtype=DOUBLE), A), prior,
+        rng=torch.Generator().manual_seed(0))
     gain = 1 - step / 2 * levels[0] ** 2 / (1 + levels[0] ** 2)
     variance = step * levels[0] ** 2 / (1 - gain**2)  # after 50 steps at sigma = 1
     shrink = (1 - step / 2 * levels[1] ** 2 / (1 + levels[1] ** 2)) ** 100
@@ -106,8 +108,8 @@ def test_padis_approaches_the_measurement_with_a_patch_prior():
     A = random_operator(12, (6, 7))
     y = A(random_image((6, 7), seed=9))
     solver = PaDIS(steps=30, inner_steps=5)
-    x = solver(y, A, prior, rng=torch.Generator().manual_seed(0))
-    assert torch.equal(x, solver(y, A, prior, rng=torch.Generator().manual_seed(0)))
+    x = solver(Problem(y, A), prior, rng=torch.Generator().manual_seed(0))
+    assert torch.equal(x, solver(Problem(y, A), prior, rng=torch.Generator().manual_seed(0)))
     assert float((A(x) - y).norm() / y.norm()) < 0.3
 
 

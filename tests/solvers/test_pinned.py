@@ -14,6 +14,7 @@ from medinv.guidance import Adaptation
 from medinv.operators import CartesianMRI, ConeBeam, ParallelBeam
 from medinv.priors import GaussianPrior, NetworkPrior, ProductPrior, SlicePrior, UNet
 from medinv.priors.edm import set_precision
+from medinv.problem import Problem
 from medinv.solvers import (
     CGLS,
     CGSENSE,
@@ -23,9 +24,11 @@ from medinv.solvers import (
     FDK,
     OSEM,
     SART,
+    SCD,
     SIRT,
     TPDM,
     TV,
+    DiffusionMBIR,
     L1Wavelet,
     PaDIS,
     ZeroFilled,
@@ -111,30 +114,36 @@ CASES = {
         1e-6, (4.73008553, 4.14197628, 2.90502337, 2.55149136, 0.798036417, -0.723528928)),
     "dds-gamma": (scan, DDS(steps=6, gamma=3.0),
         1e-6, (11.6265002, 6.0629472, 2.15743719, -3.48317997, 12.4900926, 9.05070522)),
-    "dds-noise": (dense, DDS(steps=6, noise_std=NOISE, ddim=True),
+    "dds-noise": (dense, DDS(steps=6, noise_aware=True, ddim=True),
         1e-6, (4.45163484, 0.307411276, 3.15837285, 0.988051761, 0.838970227, -0.793778021)),
-    "dds-noise-complex": (scan, DDS(steps=6, noise_std=NOISE),
+    "dds-noise-complex": (scan, DDS(steps=6, noise_aware=True),
         1e-6, (11.6053212, 7.28797609, 1.13413271, -3.66342459, 11.5748926, 8.19733619)),
-    "dds-coupled": (scan, DDS(steps=6, noise_std=NOISE, z_weight=0.01, shared_noise=True),
+    "dds-coupled": (scan, DDS(steps=6, noise_aware=True, z_weight=0.01, shared_noise=True),
         1e-6, (10.1907507, 3.86656296, 3.2510116, -1.7214552, 8.96277829, 9.10612056)),
     "padis": (scan, PaDIS(steps=6, inner_steps=2),
         1e-6, (74.6666583, -3.94497747, -38.552725, 20.0374234, 16.8467351, -44.9154695)),
     "tpdm": (planes, TPDM(steps=6, sigma_max=10.0),
         1e-6, (9.4937769, -15.964284, 1.88513688, -4.20566321, 1.97451834, 8.48323781)),
+    "mbir": (dense, DiffusionMBIR(steps=6, z_weight=0.01, rho=0.1, sigma_max=10.0),
+        1e-6, (6.49052886, 2.43671312, 6.55909063, -5.36921692, -1.08870415, 3.51345844)),
+    "mbir-start": (scan, DiffusionMBIR(steps=6, axes=(-3, -1), sharing=False),
+        1e-6, (11.8487011, 4.8436571, 2.33560454, -4.24464157, 12.2853255, 9.95481287)),
+    "scd": (adapted, SCD(steps=4, adaptation=ADAPTATION),
+        1e-3, (6.5012, -0.80387, -7.9838, -2.646, -4.0877, 0.3082)),
     "ddip": (adapted, DDIP(DDS(steps=4), ADAPTATION),
         1e-3, (8.344, 1.5871, -14.513, -7.454, -6.4905, 0.96949)),
 }
 
 
 def needs_prior(solver):
-    return isinstance(solver, DDS | DDIP | PaDIS | TPDM)
+    return isinstance(solver, DDS | DDIP | DiffusionMBIR | PaDIS | SCD | TPDM)
 
 
 def solve(make, solver):
     y, A, prior = make()
     if not needs_prior(solver):
-        return solver(y, A)
-    return solver(y, A, prior, rng=torch.Generator().manual_seed(0))
+        return solver(Problem(y, A))
+    return solver(Problem(y, A, noise_std=NOISE), prior, rng=torch.Generator().manual_seed(0))
 
 
 def signature(x):

@@ -6,8 +6,9 @@ import torch
 from medinv.errors import CheckpointError
 from medinv.guidance import Adaptation
 from medinv.priors import NetworkPrior, ProductPrior, SlicePrior, UNet
+from medinv.problem import Problem
+from medinv.samplers.snapshots import Snapshots
 from medinv.solvers import DDIP, DDS, SCD, TPDM, DiffusionMBIR, PaDIS
-from medinv.solvers.snapshots import Snapshots
 from tests.solvers.matrix_operator import random_image, random_operator
 
 STEPS = 5
@@ -15,7 +16,7 @@ ADAPTATION = Adaptation(rank=2, inner_steps=1, slices=2)
 # An optimiser and random numbers that live on from level to level.
 REMEMBERING = Adaptation(rank=2, inner_steps=2, slices=2, every=2, fresh_optimizer=False,
                          held_out=0.2, learning_rate=1e-2)
-NOISY = {"noise_std": 0.1, "gamma": 2.0}
+NOISY = {"noise_aware": True, "gamma": 2.0}
 SOLVERS = {
     "dds": DDS(steps=STEPS),
     "dds-noisy-ddim": DDS(steps=STEPS, ddim=True, **NOISY),
@@ -64,7 +65,9 @@ def run(solver, folder=None, stop=None, *, error=Stopped, seed=3, batch=()):
 
     y, A = problem(*batch)
     snapshots = folder and Snapshots(folder, "fingerprint", minutes=0)
-    x = solver(y, A, prior_of(solver), rng=torch.Generator().manual_seed(seed), on_step=on_step,
+    x = solver(Problem(y, A, noise_std=0.1), prior_of(solver),
+               rng=torch.Generator().manual_seed(seed),
+               on_step=on_step,
                snapshots=snapshots)
     return x, calls
 
@@ -100,13 +103,13 @@ def test_without_a_generator_the_global_one_is_kept(tmp_path):
             raise Stopped
 
     torch.manual_seed(7)
-    whole = solver(y, A, prior)
+    whole = solver(Problem(y, A), prior)
     snapshots = Snapshots(tmp_path, "fingerprint", minutes=0)
     torch.manual_seed(7)
     with pytest.raises(Stopped):
-        solver(y, A, prior, on_step=stop, snapshots=snapshots)
+        solver(Problem(y, A), prior, on_step=stop, snapshots=snapshots)
     torch.manual_seed(8)
-    assert torch.equal(solver(y, A, prior, snapshots=snapshots), whole)
+    assert torch.equal(solver(Problem(y, A), prior, snapshots=snapshots), whole)
 
 
 def test_finished_volumes_of_a_batch_are_not_computed_again(tmp_path):
@@ -121,7 +124,7 @@ def test_finished_volumes_of_a_batch_are_not_computed_again(tmp_path):
 
 def test_a_snapshot_is_kept_only_when_it_is_due(tmp_path):
     solver, (y, A) = DDS(steps=3), problem()
-    solver(y, A, prior_of(solver), snapshots=Snapshots(tmp_path / "run", "a", minutes=60))
+    solver(Problem(y, A), prior_of(solver), snapshots=Snapshots(tmp_path / "run", "a", minutes=60))
     assert not (tmp_path / "run").exists()
 
 

@@ -6,6 +6,7 @@ from matrix_operator import MatrixOperator, random_image, random_operator
 from scipy.optimize import minimize
 
 from medinv.errors import InputError
+from medinv.problem import Problem
 from medinv.solvers import TV, total_variation
 
 DTYPES = [torch.float64, torch.complex128]
@@ -31,7 +32,7 @@ def test_two_pixels_move_towards_each_other_by_the_weight(dtype, weight):
     y = torch.tensor([0.0, 1.0], dtype=dtype) * direction
     shift = min(weight, 0.5)
     expected = torch.tensor([shift, 1 - shift], dtype=dtype) * direction
-    x = TV(weight, max_iter=300, axes=(-1,))(y, identity((2,), dtype))
+    x = TV(weight, max_iter=300, axes=(-1,))(Problem(y, identity((2,), dtype)))
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
 
 
@@ -39,7 +40,7 @@ def test_a_1d_step_keeps_its_edge_and_loses_contrast():
     """Taut string: plateaus of lengths n and m of a step move by weight / n and weight / m."""
     y = torch.cat([torch.zeros(8), torch.ones(4)]).double()
     expected = torch.cat([torch.full((8,), 0.2 / 8), torch.full((4,), 1 - 0.2 / 4)]).double()
-    x = TV(0.2, max_iter=500, axes=(-1,), sigma=1.0)(y, identity((12,)))
+    x = TV(0.2, max_iter=500, axes=(-1,), sigma=1.0)(Problem(y, identity((12,))))
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
 
 
@@ -54,7 +55,7 @@ def test_denoising_satisfies_the_optimality_conditions(dtype, isotropic, shape, 
     solver = TV(0.1, max_iter=1000, axes=axes, spacing=spacing, isotropic=isotropic, sigma=1.0)
     values = []
     A = identity(shape, dtype)
-    x = solver(y.flatten(), A, on_step=lambda i, x: values.append(
+    x = solver(Problem(y.flatten(), A), on_step=lambda i, x: values.append(
         objective(x, y.flatten(), A, solver)))
     # At the optimum <x, y - x> = weight TV(x), and |<z, y - x>| <= weight TV(z) for every z.
     weight = 0.1 * y.abs().max()
@@ -94,21 +95,21 @@ def test_reconstruction_reaches_the_objective_of_a_reference_solver(isotropic):
     reference = minimize(smooth, torch.zeros(20, dtype=torch.float64).numpy(), jac=True,
                          method="L-BFGS-B", options={"maxiter": 5000, "maxfun": 20000})
     # The smoothing adds at most weight * 40 * 1e-6; L-BFGS itself stops short of the optimum.
-    assert objective(solver(y, A), y, A, solver) <= reference.fun + 1e-9
-    assert objective(solver(y, A), y, A, solver) == pytest.approx(reference.fun, rel=1e-2)
+    assert objective(solver(Problem(y, A)), y, A, solver) <= reference.fun + 1e-9
+    assert objective(solver(Problem(y, A)), y, A, solver) == pytest.approx(reference.fun, rel=1e-2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zero_weight_is_least_squares(dtype):
     A, y = random_operator(60, (4, 4), dtype), random_image((60,), dtype)
     expected = torch.linalg.lstsq(A.matrix, y[:, None]).solution.reshape(4, 4)
-    x = TV(0.0, max_iter=500)(y, A)
+    x = TV(0.0, max_iter=500)(Problem(y, A))
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-8)
 
 
 def test_nonnegative_least_squares_satisfies_the_optimality_conditions():
     A, y = random_operator(60, (4, 4)), random_image((60,))
-    x = TV(0.0, max_iter=1000, nonnegative=True)(y, A)
+    x = TV(0.0, max_iter=1000, nonnegative=True)(Problem(y, A))
     gradient = A.adjoint(A(x) - y)
     assert (x >= 0).all()
     assert (gradient > -1e-8).all()
@@ -117,7 +118,7 @@ def test_nonnegative_least_squares_satisfies_the_optimality_conditions():
 
 def test_sigma_changes_the_path_and_not_the_goal():
     A, y = random_operator(14, (4, 5)), random_image((14,))
-    a, b = (objective(TV(0.05, 3000, sigma=s)(y, A), y, A, TV(0.05)) for s in (0.03, 1.0))
+    a, b = (objective(TV(0.05, 3000, sigma=s)(Problem(y, A)), y, A, TV(0.05)) for s in (0.03, 1.0))
     assert a == pytest.approx(b, rel=1e-6)
 
 
@@ -127,10 +128,10 @@ def test_3d_couples_slices_that_were_measured_one_by_one():
     stack = MatrixOperator(torch.block_diag(*[A.matrix] * 5), (5, 3, 4))
     y = random_image((5, 10))
     solver = TV(0.05, max_iter=50, axes=(-3, -2, -1))
-    expected = solver(y.flatten(), stack)
+    expected = solver(Problem(y.flatten(), stack))
     # Both run 50 steps; the norms come from power iterations with different starts.
-    torch.testing.assert_close(solver(y, A), expected, rtol=0, atol=1e-3)
-    assert (TV(0.05, max_iter=50)(y, A) - expected).abs().max() > 1e-2
+    torch.testing.assert_close(solver(Problem(y, A)), expected, rtol=0, atol=1e-3)
+    assert (TV(0.05, max_iter=50)(Problem(y, A)) - expected).abs().max() > 1e-2
 
 
 def test_volumes_of_a_batch_do_not_influence_each_other():
@@ -138,17 +139,18 @@ def test_volumes_of_a_batch_do_not_influence_each_other():
     y = random_image((2, 5, 10))
     y[1] *= 100
     solver = TV(0.05, max_iter=200, tol=1e-3, axes=(-3, -2, -1), nonnegative=True)
-    together = solver(y, A)
+    together = solver(Problem(y, A))
     for item in (0, 1):
-        torch.testing.assert_close(together[item], solver(y[item], A), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(together[item], solver(Problem(y[item], A)), rtol=1e-9,
+                                   atol=1e-9)
 
 
 def test_tolerance_stops_early_and_near_the_solution():
     A, y = random_operator(14, (4, 5)), random_image((14,))
     steps = []
-    x = TV(0.05, 3000, tol=1e-5)(y, A, on_step=lambda i, x: steps.append(i))
+    x = TV(0.05, 3000, tol=1e-5)(Problem(y, A), on_step=lambda i, x: steps.append(i))
     assert 5 < len(steps) < 2000
-    best = TV(0.05, 3000)(y, A)
+    best = TV(0.05, 3000)(Problem(y, A))
     assert objective(x, y, A, TV(0.05)) == pytest.approx(objective(best, y, A, TV(0.05)), rel=1e-3)
 
 
@@ -157,10 +159,10 @@ def test_slabs_do_not_change_the_result(monkeypatch):
     y, A = random_image((6 * 7 * 8,)), identity((6, 7, 8))
     for axes in ((-3, -2, -1), (-1, -3, -2), (-2, -1)):
         solver = TV(0.1, max_iter=5, axes=axes)
-        whole = solver(y, A)
+        whole = solver(Problem(y, A))
         with monkeypatch.context() as patch:
             patch.setattr("medinv.solvers.tv._SLAB", 100)
-            torch.testing.assert_close(solver(y, A), whole)
+            torch.testing.assert_close(solver(Problem(y, A)), whole)
 
 
 def test_total_variation_of_a_known_image():
@@ -175,7 +177,7 @@ def test_total_variation_of_a_known_image():
 def test_an_image_that_does_not_fit_is_refused():
     A, y = random_operator(10, (3, 4)), random_image((10,))
     with pytest.raises(InputError, match=r"TV: axes: expected axes of an image \(3, 4\)"):
-        TV(0.1, axes=(-3, -2, -1))(y, A)
+        TV(0.1, axes=(-3, -2, -1))(Problem(y, A))
     A, y = random_operator(10, (3, 4), torch.complex128), random_image((10,), torch.complex128)
     with pytest.raises(InputError, match="TV: nonnegative"):
-        TV(0.1, nonnegative=True)(y, A)
+        TV(0.1, nonnegative=True)(Problem(y, A))

@@ -6,6 +6,7 @@ import torch
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.guidance import denoise_with_residual_gradient
 from medinv.priors import GaussianPrior, ProductPrior, SlicePrior
+from medinv.problem import Problem
 from medinv.solvers import TPDM, DiffusionMBIR
 from tests.solvers.matrix_operator import MatrixOperator, random_image, random_operator
 
@@ -43,7 +44,7 @@ def test_mbir_solves_what_is_measured(dtype):
     volume = random_image((4, 2, 3), dtype)
     # With a small penalty, a sweep does not remember the level before it.
     solver = DiffusionMBIR(steps=8, cg_iter=30, z_weight=1e-9, rho=1e-9)
-    x = solver(A(volume), A, white((2, 3), dtype=dtype), rng=seeded())
+    x = solver(Problem(A(volume), A), white((2, 3), dtype=dtype), rng=seeded())
     torch.testing.assert_close(x, volume, rtol=0, atol=1e-5)
 
 
@@ -83,7 +84,7 @@ def test_mbir_unmeasured_directions_follow_the_law_of_predictor_and_corrector():
             return x * (p / (p + sigma**2))
 
     y = torch.zeros(20, 1, 1, dtype=DOUBLE)  # volumes of one slice: nothing to couple
-    x = solver(y, nothing_measured(shape), White(), rng=seeded())
+    x = solver(Problem(y, nothing_measured(shape)), White(), rng=seeded())
     variance = unmeasured_variance(solver.levels(), p, snr)
     # 40,000 pixels: 0.7 %; the norms of each step fluctuate by as much
     assert x.var().item() == pytest.approx(variance, rel=0.03)
@@ -97,7 +98,7 @@ def test_mbir_draws_neighbours_together_and_keeps_its_state():
     for fields in ({"z_weight": 1e-9}, {"z_weight": 0.3, "rho": 0.3},
                    {"z_weight": 0.3, "rho": 0.3, "sharing": False, "sweeps": 5}):
         x = DiffusionMBIR(steps=40, sigma_max=10, cg_iter=3, **fields)(
-            y, A, white((2, 4)), rng=seeded())
+            Problem(y, A), white((2, 4)), rng=seeded())
         rough.append(float(x.diff(dim=0).abs().sum()))
     assert rough[1] < 0.5 * rough[0]
     assert rough[2] < 0.5 * rough[0]
@@ -108,15 +109,15 @@ def test_mbir_is_reproducible_and_follows_the_units():
     A = random_operator(5, (2, 3))
     y = A(random_image((3, 2, 3)))
     solver = DiffusionMBIR(steps=6)
-    x = solver(y, A, white((2, 3)), rng=seeded())
-    assert torch.equal(x, solver(y, A, white((2, 3)), rng=seeded()))
-    again = solver(7 * y, 7 * A, white((2, 3)), rng=seeded())
+    x = solver(Problem(y, A), white((2, 3)), rng=seeded())
+    assert torch.equal(x, solver(Problem(y, A), white((2, 3)), rng=seeded()))
+    again = solver(Problem(7 * y, 7 * A), white((2, 3)), rng=seeded())
     torch.testing.assert_close(again, x, rtol=1e-4, atol=1e-5)  # norms are power iterations
 
 
 def test_mbir_reports_every_level():
     A, seen = random_operator(5, (2, 3)), []
-    DiffusionMBIR(steps=4)(A(random_image((3, 2, 3))), A, white((2, 3)),
+    DiffusionMBIR(steps=4)(Problem(A(random_image((3, 2, 3))), A), white((2, 3)),
                            on_step=lambda i, x: seen.append((i, x.shape)))
     assert seen == [(i, (3, 2, 3)) for i in range(4)]
 
@@ -135,7 +136,7 @@ def test_mbir_refuses_wrong_settings(fields, message):
 def test_mbir_refuses_an_image():
     A = random_operator(5, (2, 3))
     with pytest.raises(ShapeError, match="use DDS for one image"):
-        DiffusionMBIR()(A(random_image((2, 3))), A, white((2, 3)))
+        DiffusionMBIR()(Problem(A(random_image((2, 3))), A), white((2, 3)))
 
 
 # --- products --------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_a_product_is_what_every_solver_takes():
     y = A(random_image((4, 2, 3)))
     single = SlicePrior(correlated((2, 3), 1))
     double = ProductPrior([single, single])
-    runs = [DDS(steps=6)(y, A, prior, rng=seeded()) for prior in (single, double)]
+    runs = [DDS(steps=6)(Problem(y, A), prior, rng=seeded()) for prior in (single, double)]
     torch.testing.assert_close(runs[0], runs[1])
 
 
@@ -221,7 +222,7 @@ def test_tpdm_approaches_the_measurement():
 
     def residual(zeta):
         solver = TPDM(steps=200, zeta=zeta, sigma_max=10)
-        x = solver(y, A, product(), rng=seeded())
+        x = solver(Problem(y, A), product(), rng=seeded())
         return float(torch.linalg.vector_norm(A(x) - y) / torch.linalg.vector_norm(y))
 
     assert residual(1.0) < 0.3 * residual(1e-9)
@@ -233,14 +234,14 @@ def test_slices_measured_alone_equal_slices_measured_as_a_volume_of_one():
     deep = MatrixOperator(flat.matrix, (1, 3, 4))
     y = flat(random_image((1, 3, 4)))
     solver = TPDM(steps=5)
-    x = solver(y, flat, product((1, 3, 4)), rng=seeded())
-    torch.testing.assert_close(solver(y[0], deep, product((1, 3, 4)), rng=seeded()), x)
+    x = solver(Problem(y, flat), product((1, 3, 4)), rng=seeded())
+    torch.testing.assert_close(solver(Problem(y[0], deep), product((1, 3, 4)), rng=seeded()), x)
 
 
 def test_tpdm_refuses_other_priors_and_settings():
     A = random_operator(5, (2, 3))
     with pytest.raises(CheckpointError, match="primary and an auxiliary"):
-        TPDM()(A(random_image((2, 2, 3))), A, white((2, 3)))
+        TPDM()(Problem(A(random_image((2, 2, 3))), A), white((2, 3)))
     with pytest.raises(InputError, match="K: expected a number above 1"):
         TPDM(K=1)
     with pytest.raises(InputError, match="zeta: expected a positive number"):

@@ -15,6 +15,7 @@ from medinv.data.ct.sinogram import Sinogram
 from medinv.errors import DataError
 from medinv.operators.ct import FanBeam, ParallelBeam
 from medinv.operators.rotation_centre import find_rotation_centre
+from medinv.problem import Problem
 from medinv.solvers import CGLS, FBP
 from tests.data.ct.projection_files import write_dxchange, write_htc
 from tests.data.fuzzing import assert_survives
@@ -38,7 +39,7 @@ def test_dxchange(tmp_path):
     notes = " ".join(sinogram.metadata["notes"])
     assert "no pixel size" in notes
     assert "mirror image" in notes
-    x = FBP()(sinogram.measurement(), sinogram.operator())
+    x = FBP()(Problem(sinogram.measurement(), sinogram.operator()))
     assert float(((x - image) * image).norm() / image.norm() ** 2) < 0.5
     one = read_dxchange(tmp_path / "scan.h5", rows=(1, 2))
     torch.testing.assert_close(one.data, sinogram.data[:, 1:])
@@ -165,7 +166,7 @@ def test_htc_pictures_agree_with_astra(tmp_path):
     read = read_sinogram(path).on_grid((1, 40, 40), (1.6, 1.6, 1.6))
     A = read.operator()
     assert isinstance(A, FanBeam)
-    x = CGLS(max_iter=20)(read.measurement(), A)[0].numpy()
+    x = CGLS(max_iter=20)(Problem(read.measurement(), A))[0].numpy()
     assert np.corrcoef(x.ravel(), image.ravel())[0, 1] > 0.95
     assert read.acquisition.kvp == 45
 
