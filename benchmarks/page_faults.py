@@ -86,8 +86,8 @@ def sense() -> Task:
 TASKS: dict[str, tuple[Callable[[], Task], int]] = {
     "DDS, 8 slices of 256^2, float32": (dds, 6),
     "training, batches of 8 x 96^2, float32": (training, 12),
-    "TV, 42 slices of 256^2": (tv, 30),
-    "L1-wavelet, 4 slices x 8 coils x 320^2": (l1_wavelet, 20),
+    "TV, 42 slices of 256^2": (tv, 20),
+    "L1-wavelet, 4 slices x 8 coils x 320^2": (l1_wavelet, 10),
     "CG-SENSE, 16 slices x 8 coils x 320^2": (sense, 20),
 }
 

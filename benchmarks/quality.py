@@ -34,9 +34,10 @@ from medinv.recipe.run import measure_recipe
 from medinv.resources import choose_device
 from medinv.solvers import CGSENSE, DDS, FBP, TV, L1Wavelet, ZeroFilled
 
+FROM_NOISE = ["solver.steps=40", "solver.sigma_max=0.5", "solver.start_tv=null"]
 TASKS = {
-    "ct-20": ("demo-chest-ct", ["measurement.views=20"]),
-    "ct-40": ("demo-chest-ct", ["measurement.views=40"]),
+    "ct-20": ("demo-chest-ct", ["measurement.views=20", *FROM_NOISE]),
+    "ct-40": ("demo-chest-ct", ["measurement.views=40", *FROM_NOISE]),
     "mri-r6": ("mri-brain-simulated-dds", ["measurement.sampling.acceleration=6"]),
     "mri-r8": ("mri-brain-simulated-dds", ["measurement.sampling.acceleration=8"]),
 }

@@ -29,7 +29,8 @@ from medinv.resources import choose_device
 from medinv.solvers import DDS, TPDM, TV, DiffusionMBIR
 
 TASKS = {
-    "ct-20": ("demo-chest-ct", ["measurement.views=20", "solver.cg_iter=10"]),
+    "ct-20": ("demo-chest-ct", ["measurement.views=20", "solver.cg_iter=10", "solver.steps=40",
+                                "solver.sigma_max=0.5", "solver.start_tv=null"]),
     "ct-limited": ("ct-limited-angle-dds", []),
     "mr-thick": ("mri-thick-slices", []),
 }

@@ -16,6 +16,7 @@ from medinv.samplers import Run, ddim_split, descend, fixed_split
 from medinv.solvers.base import require
 from medinv.solvers.coupling import SplitTV
 from medinv.solvers.diffusion import Diffusion
+from medinv.solvers.tv import TV
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class DDS(Diffusion):
         shared_noise: draw the same noise for all slices, which keeps neighbours alike.
         sigma_max: highest noise level, in prior units.
         sigma_min: lowest noise level.
+        start_tv: weight of a total variation image (`TV`, in 3D where slices are coupled) that the
+            first level's noise is added to, in place of 0 (Chung, Sim and Ye, CVPR 2022,
+            arXiv:2112.05146): with a low ``sigma_max``, fewer steps do.
 
     Example:
         >>> import torch
@@ -78,12 +82,13 @@ class DDS(Diffusion):
     shared_noise: bool = False
     sigma_max: float = 10.0
     sigma_min: float = 0.01
+    start_tv: float | None = None
 
     def __post_init__(self) -> None:
         karras_sigmas(self.steps, self.sigma_min, self.sigma_max)  # checks them
         require(0 <= self.eta <= 1, "DDS: eta", "0 <= eta <= 1", self.eta)
         require(self.cg_iter >= 1, "DDS: cg_iter", "at least 1", self.cg_iter)
-        for name in ("gamma", "z_weight", "rho"):
+        for name in ("gamma", "z_weight", "rho", "start_tv"):
             value = getattr(self, name)
             require(value is None or value > 0, f"DDS: {name}", "a positive number", value)
 
@@ -117,6 +122,9 @@ class DDS(Diffusion):
 
         levels = karras_sigmas(self.steps, self.sigma_min, self.sigma_max).tolist()
         x_t = levels[0] * run.noise(Ahy, shared_axis=shared)
+        if self.start_tv is not None:
+            axes = (-2, -1) if self.z_weight is None else (-3, -2, -1)
+            x_t.add_(TV(self.start_tv, axes=axes)(problem).div_(run.unit))
         return descend(levels, x_t, step, run, coupling)  # the last level is 0, so this is x0
 
     def _pull(self, prior: Prior, sigma: float, noise: float) -> float:

@@ -6,9 +6,9 @@ import torch
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.operators.base import LinearOperator, Space
 from medinv.operators.linalg import finite_difference
-from medinv.priors import GaussianPrior, karras_sigmas
+from medinv.priors import GaussianPrior, IntensityScale, karras_sigmas
 from medinv.problem import Problem
-from medinv.solvers import DDS
+from medinv.solvers import DDS, TV
 
 
 class Matrix(LinearOperator):
@@ -78,6 +78,26 @@ def test_noiseless_step_stays_in_the_krylov_space_and_keeps_the_null_space(dtype
     assert torch.linalg.vector_norm(residual) < 1e-8
     null = torch.eye(8, dtype=dtype) - torch.linalg.pinv(A.matrix) @ A.matrix
     assert torch.linalg.vector_norm(null @ step) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_first_level_is_the_start_with_the_noise_of_that_level(dtype):
+    A, _, y = problem(dtype)
+    seen = []
+
+    class Noting(GaussianPrior):
+        def forward(self, x, sigma):
+            seen.append(x.clone())
+            return super().forward(x, sigma)
+
+    prior = Noting(torch.zeros(2, 4, dtype=dtype), torch.eye(8, dtype=dtype))
+    prior.scale = IntensityScale(value=2.0)
+    for start in (None, 0.01):
+        DDS(steps=1, sigma_max=0.1, start_tv=start)(
+            Problem(y, A), prior, rng=torch.Generator().manual_seed(0))
+    from_zero, from_image = seen
+    torch.testing.assert_close(from_image - from_zero, TV(0.01)(Problem(y, A)) / 2)
+    assert float((from_image - from_zero).norm()) > 0.1
 
 
 def test_noiseless_result_satisfies_the_measurement():
