@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,7 +32,7 @@ class MMPS(Guidance):
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.cg_iter < 1 or self.tol < 0:
+        if self.cg_iter < 1 or not 0 <= self.tol < math.inf:
             raise InputError("MMPS: expected at least one cg_iter and tol of at least 0, got "
                              f"{self.cg_iter} and {self.tol}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,7 +34,7 @@ class PiGDM(Guidance):
     cg_iter: int = 20
 
     def __post_init__(self) -> None:
-        if not self.data_variance > 0 or self.cg_iter < 1:
+        if not 0 < self.data_variance < math.inf or self.cg_iter < 1:
             raise InputError("PiGDM: expected a positive data_variance and at least one cg_iter, "
                              f"got {self.data_variance} and {self.cg_iter}")
 

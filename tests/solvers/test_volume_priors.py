@@ -5,6 +5,7 @@ import torch
 
 from medinv.guidance import Adaptation
 from medinv.priors import DepthPrior, SlabPrior
+from medinv.problem import Problem
 from medinv.solvers import DDIP, DDS, DiffusionMBIR, PaDIS
 from tests.priors.volume_networks import network_of_slabs, network_of_taps
 from tests.solvers.matrix_operator import random_image, random_operator
@@ -14,7 +15,7 @@ PRIORS = {
     "slabs": lambda **kind: SlabPrior.from_network(network_of_slabs(**kind)),
 }
 SOLVERS = {
-    "DDS": DDS(steps=3), "DDS, noise": DDS(steps=3, noise_std=0.1, z_weight=1e-3),
+    "DDS": DDS(steps=3), "DDS, noise": DDS(steps=3, noise_aware=True, z_weight=1e-3),
     "DiffusionMBIR": DiffusionMBIR(steps=2), "PaDIS": PaDIS(steps=2, inner_steps=2),
     "DDIP": DDIP(DDS(steps=2), Adaptation(rank=2, inner_steps=1)),
 }
@@ -26,8 +27,9 @@ SOLVERS = {
 def test_a_volume_of_slices_that_are_measured_one_by_one(prior, complex_images, solver):
     prior = PRIORS[prior](complex_images=complex_images)
     A = random_operator(20, (6, 7), prior.dtype)
-    y = A(random_image((5, 6, 7), prior.dtype))
-    draws = [SOLVERS[solver](y, A, prior, rng=torch.Generator().manual_seed(0)) for _ in range(2)]
+    problem = Problem(A(random_image((5, 6, 7), prior.dtype)), A, noise_std=0.1)
+    draws = [SOLVERS[solver](problem, prior, rng=torch.Generator().manual_seed(0))
+             for _ in range(2)]
     assert draws[0].shape == (5, 6, 7)
     assert torch.equal(*draws)
     assert draws[0].isfinite().all()
@@ -37,7 +39,7 @@ def test_a_volume_of_slices_that_are_measured_one_by_one(prior, complex_images, 
 def test_a_volume_that_is_measured_as_one(prior):
     prior = PRIORS[prior]()
     A = random_operator(60, (4, 5, 6), torch.float32)
-    x = DDS(steps=3)(A(random_image((4, 5, 6), torch.float32)), A, prior,
+    x = DDS(steps=3)(Problem(A(random_image((4, 5, 6), torch.float32)), A), prior,
                      rng=torch.Generator().manual_seed(0))
     assert x.shape == (4, 5, 6)
     assert x.isfinite().all()
