@@ -83,6 +83,16 @@ def test_each_prior_of_a_product_is_asked_for_its_own_plane(content, tmp_path):
     assert "pixels are 3 x 2 mm, but the prior thin was trained on 0.5 to 1 mm" in note
 
 
+def test_a_prior_that_sees_neighbours_is_asked_for_their_distance(content, tmp_path):
+    """Slices are 3 mm apart."""
+    measured = measure_recipe(validate_recipe(content, "test"))
+    prior = load_prior(str(tmp_path / "ct.safetensors"))
+    for known, expected in (((1.0, 2.0), "slices are 3 mm apart"), ((2.0, 5.0), None)):
+        save_prior(tmp_path / "deep.safetensors", prior, "deep", slice_mm=known)
+        notes = pixel_notes(str(tmp_path / "deep.safetensors"), measured)
+        assert [expected in note for note in notes] == ([True] if expected else [])
+
+
 def test_voxels_of_unknown_size_are_not_judged(tmp_path):
     content = tiny.mri_recipe(tmp_path)
     prior = load_prior(tmp_path / "mr.safetensors")
