@@ -73,6 +73,15 @@ def test_the_batch_shrinks_until_it_fits_and_then_the_run_is_refused(content, mo
         plan_recipe(recipe)
 
 
+def test_the_memory_of_adaptation_is_counted(content, monkeypatch):
+    """What the trial took at its peak, beside the solver's own tensors."""
+    solver = {"name": "DDIP", "solver": {"name": "DDS", "steps": 2},
+              "adaptation": {"inner_steps": 1}}
+    recipe = validate_recipe(content | {"baselines": [], "solver": solver}, "t")
+    monkeypatch.setattr(plan_module, "_try", lambda *_: (1.0, 2 * GIB))
+    assert plan_recipe(recipe).host_bytes > 1.9 * GIB
+
+
 @pytest.mark.parametrize(
     ("solver", "prior"),
     [({"name": "DDIP", "solver": {"name": "DDS", "steps": 3},

@@ -106,10 +106,12 @@ def plan(recipe: ReconstructRecipe, measured: Measured, prior: Prior | None) -> 
     part = None if prior is None else prior_of_slab(prior, problem, chunk)
     network = _network(few, part)
     methods = (*recipe.baselines, recipe.solver)
-    seconds = {s.title: _seconds(s, few, part, growth, network[0]) for s in methods}
+    tried = [_try(s, few, part, growth, network[0]) for s in methods]
+    seconds = {s.title: took for s, (took, _) in zip(methods, tried, strict=True)}
     seconds[recipe.solver.title] *= recipe.samples
     gradient = _gradient(few, part) if any(_differentiates(s) for s in methods) else 0
-    needs = [_memory(s, problem, prior, network[1], gradient) for s in methods]
+    needs = [_memory(s, problem, prior, _adapting(s, few, part, network[1], peak), gradient)
+             for s, (_, peak) in zip(methods, tried, strict=True)]
     host = held + _kept(recipe, few, growth)
     if device is None:
         fixed, available = host, None if room is None else held + room
@@ -162,6 +164,27 @@ def _differentiates(settings: SolverSettings) -> bool:
     return isinstance(solver, Diffusion) and "jacobian" in solver.needs
 
 
+def _try(settings: SolverSettings, few: Problem, prior: Prior | None, growth: float,
+         network: float) -> tuple[float, int]:
+    """Seconds of the whole volume, and bytes of three steps on the slab."""
+    with measure(few.y.device) as cost:
+        seconds = _seconds(settings, few, prior, growth, network)
+    return seconds, cost.peak_bytes
+
+
+def _adapting(settings: SolverSettings, few: Problem, prior: Prior | None, network: int,
+              peak: int) -> int:
+    """Bytes of the network: of a call, or of what adapts it, as the trial's peak tells."""
+    if "adaptation" not in settings.fields:
+        return network
+    return max(network, peak - _count(_wrapped(settings), few, prior)[1])
+
+
+def _wrapped(settings: SolverSettings) -> SolverSettings:
+    """The solver around which a prior adapts, which needs no network where tensors are counted."""
+    return SolverSettings.model_validate(settings.fields.get("solver") or {"name": "DDS"})
+
+
 def _seconds(settings: SolverSettings, few: Problem, prior: Prior | None, growth: float,
              network: float) -> float:
     """Of the whole volume: setup, and a step as often as there are steps.
@@ -192,10 +215,8 @@ def _seconds(settings: SolverSettings, few: Problem, prior: Prior | None, growth
 def _memory(settings: SolverSettings, problem: Problem, prior: Prior | None,
             batch: int, gradient: int) -> _Memory:
     """Of the whole volume: a straight line through two slabs, larger than operators' blocks."""
-    fields = settings.fields
-    if "adaptation" in fields:  # it needs a network: count the solver that it wraps
-        inner = SolverSettings.model_validate(fields.get("solver") or {"name": "DDS"})
-        return _memory(inner, problem, prior, 2 * batch, gradient)
+    if "adaptation" in settings.fields:
+        return _memory(_wrapped(settings), problem, prior, batch, gradient)
     counts = {n: _count(settings, slab(problem, n), prior) for n in _COUNTED}
     (small, low), (large, high) = ((slab(problem, n).n_slices, counts[n]) for n in _COUNTED)
     more = (problem.n_slices - large) / max(large - small, 1)

@@ -132,6 +132,21 @@ def test_the_loss_on_the_estimate_is_the_preconditioned_residual():
                                rtol=1e-3, atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("loss", ["residual", "estimate"])
+def test_the_loss_does_not_see_what_is_held_out(loss):
+    A, y = slices(3)
+    x, every = random_image((3, 6, 8), SINGLE, seed=2), torch.arange(3)
+    settings = Adaptation(loss=loss, held_out=0.3, gamma=3.0, cg_iter=3)
+    adapted = AdaptedPrior(network_prior(), Problem(y, A), settings)
+    before, held_out = (look(x, 0.4, every) for look in (adapted._loss, adapted._held_out_loss))
+    adapted.y = adapted.y + 100 * (1 - adapted.seen)
+    torch.testing.assert_close(adapted._loss(x, 0.4, every), before)
+    assert adapted._held_out_loss(x, 0.4, every) > 100 * held_out
+    adapted.y = adapted.y + adapted.seen
+    assert not torch.allclose(adapted._loss(x, 0.4, every), before, rtol=0.01)
+
+
 def test_low_noise_levels_can_be_left_alone():
     A, y = slices(3)
     x = random_image((3, 6, 8), SINGLE, seed=2)
@@ -245,6 +260,17 @@ def test_scd_without_inner_steps_estimates_as_dds_does():
         Problem(y, A), prior, rng=seeded(), on_step=lambda i, T: expected.append(T.clone()))
     for T, x0 in zip(seen, expected, strict=True):
         torch.testing.assert_close(T, x0, rtol=1e-3, atol=1e-4)  # rounding, amplified by 5 levels
+
+
+def test_scd_returns_the_denoised_image():
+    """Not ``T``, which is nearer to the data but keeps the noise of what was not measured."""
+    A, y = slices()
+    prior, seen = network_prior(), []
+    x = SCD(steps=1, adaptation=Adaptation(inner_steps=0))(
+        Problem(y, A), prior, rng=seeded(), on_step=lambda i, T: seen.append(T.clone()))
+    D = prior(10 * torch.randn(4, 6, 8, generator=seeded()), 10.0)
+    torch.testing.assert_close(x, D)
+    assert not torch.allclose(x, seen[0], atol=1e-3)
 
 
 def test_scd_adapts_and_repeats():

@@ -191,6 +191,22 @@ def product(shape=(2, 3, 4), dtype=DOUBLE):
                          SlicePrior(white((nz, nx), dtype=dtype), -2)])
 
 
+def test_zeta_belongs_to_one_slice_of_a_volume():
+    """An operator on the volume has one norm for its slices, whose gradient is sqrt(n) smaller."""
+    nz, ny, nx, sigma, zeta = 5, 2, 3, 4.0, 0.7
+    prior = product((nz, ny, nx))
+    A = random_operator(9, (nz, ny, nx))
+    y = A(random_image((nz, ny, nx)))
+    got = TPDM(steps=1, K=3, zeta=zeta, snr=1e-9, sigma_max=sigma)(
+        Problem(y, A), prior, rng=seeded())
+    x = sigma * torch.randn(nz, ny, nx, dtype=DOUBLE, generator=seeded())
+    for data_only in (True, False):  # the corrector hardly moves; the predictor takes D
+        D, gradient = denoise_with_residual_gradient(
+            prior.factors()[0], x, sigma, y / A.norm(), A.normalized())
+        x = (x if data_only else D) - zeta * nz**0.5 * gradient
+    torch.testing.assert_close(got, x, rtol=1e-6, atol=1e-6)
+
+
 def test_turns_follow_the_schedule():
     turns = [TPDM(K=3).is_auxiliary(i, None) for i in range(9)]
     assert turns == [False, False, True] * 3
