@@ -15,7 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from medinv.errors import InputError
+from medinv.arguments import checked
+from medinv.errors import InputError, ShapeError
 from medinv.operators.base import LinearOperator, Operator, Space
 from medinv.operators.mri import CartesianMRI
 from medinv.operators.weighted import Tomographic, Weighted
@@ -31,6 +32,7 @@ class Noise(Protocol):
         """Standard deviation of each real component: one, or one for each sample of ``y``."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """White noise, or independent noise with a standard deviation for each sample.
@@ -51,7 +53,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         std = torch.as_tensor(self.std)
-        if not bool(((std >= 0) & std.isfinite()).all()):
+        if std.is_complex() or not bool(((std >= 0) & std.isfinite()).all()):
             raise InputError(f"noise: expected a standard deviation of at least 0, got {self.std}")
 
     def std_of(self, y: Tensor) -> float | Tensor:  # noqa: ARG002  (the same for all y)
@@ -59,6 +61,7 @@ class Gaussian:
         return self.std
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Poisson:
     """Line integrals of photon counts, ``y = -log(N / incident)`` with ``N`` of a Poisson law.
@@ -113,6 +116,7 @@ class Problem:
     A: Operator
     noise: Noise
 
+    @checked
     def __init__(self, y: Tensor, A: Operator, noise: Noise | None = None, *,
                  noise_std: float | Tensor | None = None) -> None:
         if noise is not None and noise_std is not None:
@@ -125,6 +129,8 @@ class Problem:
                              "the mask")
         if noise is None:
             noise = Gaussian(0.0 if noise_std is None else noise_std)
+        if isinstance(noise, Gaussian):
+            _check_shape(noise.std, y)
         for name, value in (("y", y), ("A", A), ("noise", noise)):
             object.__setattr__(self, name, value)
 
@@ -274,6 +280,14 @@ class Problem:
             difference, std = difference / std, 1.0
         rms = float(torch.linalg.vector_norm(difference)) / math.sqrt(self.measured())
         return rms / float(std) if std > 0 else rms
+
+
+def _check_shape(std: float | Tensor, y: Tensor) -> None:
+    try:
+        torch.as_tensor(std).expand(y.shape)
+    except RuntimeError as error:
+        raise ShapeError("noise: expected a standard deviation, or one for each sample of "
+                         f"{tuple(y.shape)}, got {tuple(torch.as_tensor(std).shape)}") from error
 
 
 class _Intensities(Operator):

@@ -11,6 +11,7 @@ faster). Shape, dtype and device are checked once, on entry.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from medinv.arguments import checked
 from medinv.errors import InputError, ShapeError
 from medinv.operators import linalg
 
 
+@checked
 @dataclass(frozen=True)
 class Space:
     """The shape (without batch axes) and dtype of an operator's input or output.
@@ -55,8 +58,9 @@ class Space:
                 "crop or reorder the input, or build the operator for its shape."
             )
         if x.dtype != self.dtype:
-            raise ShapeError(f"{name}: expected {self.dtype}, got {x.dtype}; "
-                             f"convert with .to({self.dtype}).")
+            numpy_name = str(self.dtype).removeprefix("torch.")
+            raise ShapeError(f"{name}: expected {self.dtype}, got {x.dtype}; convert with "
+                             f".to({self.dtype}), in NumPy with .astype({numpy_name!r}).")
 
     def batch_ndim(self, x: Tensor) -> int:
         """Number of leading batch axes of ``x``."""
@@ -138,16 +142,19 @@ class Operator(nn.Module, ABC):
             x: ``(*batch, *domain.shape)``; ``J`` then acts on items of the same batch.
         """
 
+    @checked
     def forward(self, x: Tensor) -> Tensor:
         """``F(x)``: ``(*batch, *domain.shape)`` to ``(*batch, *codomain.shape)``."""
         self._check(self.domain, x)
         return self._forward(x)
 
+    @checked
     def jvp(self, x: Tensor, v: Tensor) -> Tensor:
         """``J v``, the derivative at ``x`` in the direction ``v``; both ``(*batch, *domain)``."""
         y: Tensor = self.linearize(x)(v)
         return y
 
+    @checked
     def vjp(self, x: Tensor, w: Tensor) -> Tensor:
         """``J^H w`` at ``x``: the gradient in ``x`` where ``w`` is the one in ``F(x)``."""
         return self.linearize(x).adjoint(w)
@@ -193,16 +200,19 @@ class LinearOperator(Operator):
     def _normal(self, x: Tensor) -> Tensor:
         return self._adjoint(self._forward(x))
 
+    @checked
     def forward(self, x: Tensor) -> Tensor:
         """``A x``: ``(*batch, *domain.shape)`` to ``(*batch, *codomain.shape)``."""
         self._check(self.domain, x)
         return _linear(x, self._forward, self._adjoint)
 
+    @checked
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^H y``: ``(*batch, *codomain.shape)`` to ``(*batch, *domain.shape)``."""
         self._check(self.codomain, y, ".adjoint")
         return _linear(y, self._adjoint, self._forward)
 
+    @checked
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``, fused where the operator has a faster form."""
         self._check(self.domain, x, ".normal")
@@ -217,12 +227,15 @@ class LinearOperator(Operator):
         """The adjoint as an operator."""
         return Adjoint(self)
 
+    @checked
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         return Composition(self, other)
 
+    @checked
     def __rmul__(self, factor: complex) -> LinearOperator:
         return Scaled(self, factor)
 
+    @checked
     def __add__(self, other: LinearOperator) -> LinearOperator:
         return Sum(self, other)
 
@@ -240,6 +253,7 @@ class LinearOperator(Operator):
                              "are the maps zero?); it has no normalized form.")
         return (1 / self.norm()) * self
 
+    @checked
     def solve(self, y: Tensor, *, damping: float = 0.0, x0: Tensor | None = None,
               max_iter: int = 50, tol: float = 1e-6) -> Tensor:
         """``argmin ||A x - y||^2 + damping ||x||^2`` by conjugate gradients, item by item.
@@ -254,7 +268,18 @@ class LinearOperator(Operator):
 
         Returns:
             ``x``, ``(*batch, *domain.shape)``; its gradient in ``y`` solves the same equations.
+
+        Raises:
+            ShapeError: ``y`` or ``x0`` does not fit the operator.
+            InputError: a setting out of its range.
         """
+        if not 0 <= damping < math.inf or max_iter < 0 or not tol >= 0:
+            raise InputError(f"{type(self).__name__}.solve: expected damping, max_iter and tol of "
+                             f"at least 0, got {damping}, {max_iter} and {tol}")
+        if x0 is not None:
+            self._check(self.domain, x0, ".solve")
+            _check_start(x0, (*y.shape[:self.codomain.batch_ndim(y)], *self.domain.shape))
+
         def inverse(b: Tensor, start: Tensor | None = None) -> Tensor:
             start = None if start is None else start.expand(b.shape)
             return linalg.cg(lambda v: self._normal(v) + damping * v, b, start, max_iter=max_iter,
@@ -377,9 +402,18 @@ class Stack(LinearOperator):
         return sum(op._adjoint(p) for op, p in zip(self.ops, parts, strict=True))  # type: ignore
 
 
+@checked
 def stack(ops: Sequence[LinearOperator]) -> LinearOperator:
     """Several measurements of one ``x`` as one operator (see `Stack`)."""
     return Stack(ops)
+
+
+def _check_start(x0: Tensor, shape: tuple[int, ...]) -> None:
+    try:
+        x0.expand(shape)
+    except RuntimeError:
+        raise ShapeError(f"solve: x0 is {tuple(x0.shape)}; pass a start {shape}, as the batch of "
+                         "y asks.") from None
 
 
 def _described(space: Space) -> str:

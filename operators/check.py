@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from medinv.arguments import checked
 from medinv.operators.base import LinearOperator, Operator, Space
 from medinv.operators.linalg import standard_normal
 from medinv.resources import measure
@@ -122,6 +123,7 @@ class Report:
         }
 
 
+@checked
 def check(A: Operator, *, at: Tensor | None = None, tolerance: float | None = None,
           seed: int = 0) -> Report:
     """Measure whether an operator is what it says: adjoint, gradients, batch, dtype, cost.

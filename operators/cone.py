@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import DependencyError, ShapeError
 from medinv.operators import ct_geometry
 from medinv.operators.base import LinearOperator, Space
@@ -71,6 +72,7 @@ class ConeBeam(LinearOperator):
         2.0
     """
 
+    @checked
     def __init__(self, shape: tuple[int, int, int], angles: Tensor,
                  voxel_mm: float | tuple[float, float, float], source_mm: float,
                  detector_mm: float, n_rows: int, n_cols: int, row_mm: float, col_mm: float, *,

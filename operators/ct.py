@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import DependencyError, ShapeError
 from medinv.operators import ct_checks, ct_geometry
 from medinv.operators.base import LinearOperator, Space
@@ -57,6 +58,9 @@ class PlanarBeam(LinearOperator):
 
     def __init__(self, geometry: CTGeometry, angles: Tensor, col_mm: float, dtype: torch.dtype,
                  memory_gib: float) -> None:
+        if not memory_gib >= 0:
+            raise ShapeError(f"{type(self).__name__}: memory_gib is {memory_gib}; pass a number "
+                             "of at least 0.")
         super().__init__(Space(geometry.shape[1:], dtype, ("y", "x")),
                          Space((geometry.n_views, geometry.n_cols), dtype, ("view", "col")))
         self.geometry = geometry
@@ -73,6 +77,14 @@ class PlanarBeam(LinearOperator):
     def views(self, index: Tensor) -> PlanarBeam:
         """The operator of the views ``index``, ``(n,)``, in that order."""
 
+    def _angles_of(self, index: Tensor) -> Tensor:
+        n = len(self.angles)
+        if (index.ndim != 1 or index.is_floating_point() or index.is_complex() or not len(index)
+                or not -n <= int(index.min()) <= int(index.max()) < n):
+            raise ShapeError(f"{type(self).__name__}.views: expected indices of views, whole "
+                             f"numbers (n,) below {n}, got {index.dtype} {tuple(index.shape)}.")
+        return self.angles[index.long()]
+
     def matrix_gib(self) -> float:
         """Memory of the matrix and its transpose; building needs about twice that for a moment."""
         from medinv.operators.ct_backends import joseph_matrix
@@ -84,6 +96,7 @@ class PlanarBeam(LinearOperator):
         """The rays, with offsets beyond the geometry's own (see `shifted`)."""
         return rays(self.geometry, col_offset_mm, axis_offset_mm)
 
+    @checked
     def shifted(self, x: Tensor, col_offset_mm: Tensor | None = None,
                 axis_offset_mm: Tensor | None = None) -> Tensor:
         """``A x`` with detector and rotation axis shifted, differentiable in ``x`` and the shifts.
@@ -184,6 +197,7 @@ class ParallelBeam(PlanarBeam):
         [0.5, 0.5, 0.5, 0.5]
     """
 
+    @checked
     def __init__(self, shape: tuple[int, int], angles: Tensor, pixel_mm: float,
                  n_cols: int | None = None, col_mm: float | None = None, *,
                  col_offset_mm: float = 0.0, dtype: torch.dtype = torch.float32,
@@ -197,9 +211,10 @@ class ParallelBeam(PlanarBeam):
         super().__init__(geometry, angles, col_mm, dtype, memory_gib)
         self.col_offset_mm = col_offset_mm
 
+    @checked
     def views(self, index: Tensor) -> ParallelBeam:
         """The operator of the views ``index``, ``(n,)``, in that order."""
-        return ParallelBeam(self.geometry.shape[1:], self.angles[index], self.pixel_mm,
+        return ParallelBeam(self.geometry.shape[1:], self._angles_of(index), self.pixel_mm,
                             self.n_cols, self.col_mm, col_offset_mm=self.col_offset_mm,
                             dtype=self.domain.dtype, memory_gib=self.memory_gib)
 
@@ -250,6 +265,7 @@ class FanBeam(PlanarBeam):
         2.0
     """
 
+    @checked
     def __init__(self, shape: tuple[int, int], angles: Tensor, pixel_mm: float, source_mm: float,
                  detector_mm: float, n_cols: int, col_mm: float, *, curved: bool = False,
                  col_offset_mm: float = 0.0, axis_offset_mm: float = 0.0,
@@ -264,10 +280,12 @@ class FanBeam(PlanarBeam):
         self.source_mm, self.detector_mm, self.curved = source_mm, detector_mm, curved
         self.col_offset_mm, self.axis_offset_mm = col_offset_mm, axis_offset_mm
 
+    @checked
     def views(self, index: Tensor) -> FanBeam:
         """The operator of the views ``index``, ``(n,)``, in that order."""
-        return FanBeam(self.geometry.shape[1:], self.angles[index], self.pixel_mm, self.source_mm,
-                       self.detector_mm, self.n_cols, self.col_mm, curved=self.curved,
+        return FanBeam(self.geometry.shape[1:], self._angles_of(index), self.pixel_mm,
+                       self.source_mm, self.detector_mm, self.n_cols, self.col_mm,
+                       curved=self.curved,
                        col_offset_mm=self.col_offset_mm, axis_offset_mm=self.axis_offset_mm,
                        dtype=self.domain.dtype, memory_gib=self.memory_gib)
 

@@ -16,6 +16,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator, Space
 
@@ -38,6 +39,7 @@ class Identity(LinearOperator):
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
+    @checked
     def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         space = _image_space("Identity", shape, dtype)
         super().__init__(space, space)
@@ -78,6 +80,7 @@ class Inpainting(LinearOperator):
 
     mask: Tensor
 
+    @checked
     def __init__(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> None:
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ShapeError("Inpainting: mask has values other than 0 and 1; pass `mask != 0`.")
@@ -130,6 +133,7 @@ class Blur(LinearOperator):
     psf: Tensor
     _spectrum: Tensor
 
+    @checked
     def __init__(self, psf: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None, *,
                  periodic: bool = False) -> None:
         space = _image_space("Blur", shape, dtype or psf.dtype)
@@ -217,6 +221,7 @@ class SliceDownsampling(LinearOperator):
 
     profile: Tensor
 
+    @checked
     def __init__(self, shape: Sequence[int], factor: int, profile: Tensor | None = None,
                  dtype: torch.dtype = torch.float32) -> None:
         if profile is None:
@@ -272,6 +277,7 @@ class Patches(LinearOperator):
 
     counts: Tensor
 
+    @checked
     def __init__(self, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int],
                  dtype: torch.dtype = torch.float32) -> None:
         image = _image_space("Patches", shape, dtype)

@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators import fourier
 from medinv.operators.base import LinearOperator, Space
@@ -35,6 +36,7 @@ class CentreCrop(LinearOperator):
         (tensor([1., 2.]), tensor([0., 1., 1., 0., 0.]))
     """
 
+    @checked
     def __init__(self, space: Space, sizes: tuple[int, ...]) -> None:
         kept = len(space.shape) - len(sizes)
         full = space.shape[max(kept, 0):]

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators import fourier
 from medinv.operators.base import LinearOperator, Space
@@ -72,6 +73,7 @@ class CartesianMRI(LinearOperator):
     mask: Tensor
     _spectrum: Tensor
 
+    @checked
     def __init__(self, maps: Tensor, mask: Tensor, *, ndim: int = 2, sets: bool = False,
                  time_ndim: int = 0) -> None:
         _check_maps(maps, ndim, sets)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator, Space
 
@@ -48,6 +49,7 @@ class SliceSum(LinearOperator):
 
     phase: Tensor
 
+    @checked
     def __init__(self, slices: Space, phase: Tensor) -> None:
         if len(slices.shape) < 4:
             raise ShapeError(f"SliceSum: k-space is {slices}; it needs (slice, coil, ky, kx), so "

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import InputError
 from medinv.operators import fourier
 from medinv.operators.base import LinearOperator, Space
@@ -75,6 +76,7 @@ class NonCartesianMRI(LinearOperator):
     _root: Tensor | None
     _spectrum: Tensor | None
 
+    @checked
     def __init__(self, maps: Tensor, trajectory: Tensor, *, weights: Tensor | None = None,
                  shift: Sequence[float] = (), eps: float = 1e-6, toeplitz: bool = True) -> None:
         ndim = trajectory.shape[-1] if trajectory.ndim else 0
@@ -177,6 +179,7 @@ class StackOfStars(LinearOperator):
     trajectory: Tensor
     _spectrum: Tensor | None
 
+    @checked
     def __init__(self, maps: Tensor, trajectory: Tensor, *, eps: float = 1e-6) -> None:
         check_maps("StackOfStars", maps, 3)
         grid = tuple(maps.shape[-3:])

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator, Operator, Space
 
@@ -47,6 +48,7 @@ class Magnitude(Operator):
         ([[5.0, 0.0]], [[0.6000000238418579, 0.0]])
     """
 
+    @checked
     def __init__(self, A: LinearOperator, smoothing: float = 0.0) -> None:
         if not 0 <= smoothing < math.inf:
             raise ShapeError(f"Magnitude: smoothing is {smoothing}; pass a number of at least 0.")
@@ -57,6 +59,7 @@ class Magnitude(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         return self._smooth(self.A(x).abs())
 
+    @checked
     def linearize(self, x: Tensor) -> LinearOperator:
         """``J v = Re(conj(w) A v)`` with ``w = A x / F(x)``, the phase of ``A x``."""
         self._check(self.domain, x, ".linearize")
@@ -107,6 +110,7 @@ class TransmissionCounts(Operator):
     incident: Tensor
     background: Tensor
 
+    @checked
     def __init__(self, A: LinearOperator, incident: Tensor | float,
                  background: Tensor | float = 0.0) -> None:
         if A.codomain.dtype.is_complex:
@@ -123,6 +127,7 @@ class TransmissionCounts(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         return self.incident * torch.exp(-self.A(x)) + self.background
 
+    @checked
     def linearize(self, x: Tensor) -> LinearOperator:
         """``J v = -I0 exp(-A x) A v``."""
         self._check(self.domain, x, ".linearize")

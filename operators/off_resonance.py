@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import InputError, ShapeError
 from medinv.operators.base import LinearOperator
 
@@ -57,8 +58,12 @@ class OffResonance(LinearOperator):
     weights: Tensor
     segment_times_ms: Tensor
 
+    @checked
     def __init__(self, op: LinearOperator, field_hz: Tensor, times_ms: Tensor, *,
                  tolerance: float = 1e-3) -> None:
+        if not op.domain.dtype.is_complex:
+            raise ShapeError(f"OffResonance: op acts on {op.domain.dtype}; pass an operator of "
+                             "complex images, as CartesianMRI.")
         _check("field_hz", field_hz, op.domain.shape)
         _check("times_ms", times_ms, op.codomain.shape)
         if not tolerance > 0:

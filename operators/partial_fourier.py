@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators import fourier
 from medinv.operators.base import LinearOperator, Space
@@ -43,8 +44,10 @@ class KnownPhase(LinearOperator):
 
     phasor: Tensor
 
+    @checked
     def __init__(self, phase: Tensor) -> None:
-        if not phase.is_floating_point() or not bool(torch.isfinite(phase).all()):
+        if (phase.dtype not in (torch.float32, torch.float64)
+                or not bool(torch.isfinite(phase).all())):
             raise ShapeError(f"KnownPhase: phase is {phase.dtype}, {tuple(phase.shape)}; pass "
                              "finite radians, a real tensor (image.angle()).")
         shape = tuple(phase.shape)

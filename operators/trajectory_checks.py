@@ -46,7 +46,8 @@ def check_trajectory(name: str, trajectory: Tensor, grid: Sequence[int],
         ShapeError: no sample, or not real numbers.
         InputError: not finite, outside the grid, or in other units; a shift of another length.
     """
-    if trajectory.ndim < 2 or trajectory.numel() == 0 or not trajectory.is_floating_point():
+    if (trajectory.ndim < 2 or trajectory.numel() == 0 or not trajectory.is_floating_point()
+            or trajectory.shape[-1] != len(grid)):
         raise ShapeError(f"{name}: the trajectory is {tuple(trajectory.shape)} of "
                          f"{trajectory.dtype}; pass real (*samples, {len(grid)}), one or more.")
     points = trajectory.double()

@@ -48,7 +48,7 @@ def _is_sound(content: mmap.mmap, at: int) -> bool:
     while at + _HEADER <= end:
         index, size = struct.unpack_from("<H6xQ", content, at)
         needed = _HEADER + (size + 7) // 8 * 8 if index else size
-        if needed < _HEADER:
+        if needed < _HEADER or at + needed > end:  # HDF5's own sum of these wraps around to 0
             return False
         at += needed
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from medinv.arguments import checked
 from medinv.data.dicom import read_dicom
 from medinv.data.itk import SUFFIXES, read_itk
 from medinv.data.mri.arrays import read_array_kspace
@@ -24,6 +25,7 @@ HDF5 = (".h5", ".hdf5")
 _ARRAYS = (".npy", ".npz", ".mat")
 
 
+@checked
 def read_volume(path: str | Path) -> Volume:
     """A volume from NIfTI, NRRD or MetaImage, or from a DICOM folder, zip or file.
 
@@ -40,6 +42,7 @@ def read_volume(path: str | Path) -> Volume:
     return read_nifti(path) if name.endswith((".nii", ".nii.gz")) else read_dicom(path)
 
 
+@checked
 def read_kspace(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,
@@ -65,6 +68,7 @@ def read_kspace(
     return scan
 
 
+@checked
 def read_scan(
     path: str | Path, key: str | None = None, *, slices: slice | None = None,
     axes: str | None = None, select: Mapping[str, int] | None = None,

@@ -159,8 +159,7 @@ def _checked(node: object, name: str, path: str | Path) -> h5py.Dataset:
     n_numbers = node.size
     if node.chunks is not None:
         n_numbers = max(n_numbers, prod(node.chunks) * node.id.get_num_chunks())
-    if not node.dtype.hasobject:
-        check_expansion(path, n_numbers * node.dtype.itemsize, node.id.get_storage_size())
+    check_expansion(path, n_numbers * node.dtype.itemsize, node.id.get_storage_size())
     if node.chunks is not None:
         check_memory(path, node.chunks, node.dtype.itemsize)
     return node

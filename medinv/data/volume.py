@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.metadata import Metadata
 from medinv.errors import ShapeError
 
@@ -28,6 +29,7 @@ def sizes(data: Tensor) -> str:
     return f"{' x '.join(map(str, data.shape))} {str(data.dtype).removeprefix('torch.')}"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with their position in the patient.
@@ -56,7 +58,7 @@ class Volume:
     acquisition: Metadata = Metadata()
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 3:
+        if self.data.ndim != 3 or not self.data.numel():
             raise ShapeError(
                 f"Volume: expected data (z, y, x), got shape {tuple(self.data.shape)}; "
                 "pass one volume at a time"
@@ -79,6 +81,7 @@ class Volume:
                 f"{self.orientation})")
 
     @classmethod
+    @checked
     def from_nifti(cls, path: str | Path) -> Volume:
         """Read a NIfTI file (see `medinv.data.nifti.read_nifti`)."""
         from medinv.data.nifti import read_nifti
@@ -86,6 +89,7 @@ class Volume:
         return read_nifti(path)
 
     @classmethod
+    @checked
     def from_dicom(cls, path: str | Path, series: int | None = None, volume: int | None = None
                    ) -> Volume:
         """Read a DICOM folder, zip or file (see `medinv.data.dicom.read_dicom`)."""
@@ -93,6 +97,7 @@ class Volume:
 
         return read_dicom(path, series, volume)
 
+    @checked
     def to_nifti(self, path: str | Path) -> None:
         """Write a NIfTI file, atomically (see `medinv.data.nifti.write_nifti`)."""
         from medinv.data.nifti import write_nifti
@@ -112,12 +117,20 @@ class Volume:
 
         return "".join(nibabel.aff2axcodes(self.affine.numpy()))
 
+    @checked
     def world_mm(self, index: Sequence[float]) -> tuple[float, float, float]:
-        """RAS+ mm of the voxel index (x, y, z)."""
+        """RAS+ mm of the voxel index (x, y, z).
+
+        Raises:
+            ShapeError: other than three numbers.
+        """
+        if len(index) != 3:
+            raise ShapeError(f"Volume.world_mm: expected the index (x, y, z), got {index}")
         point = torch.tensor([*index, 1.0], dtype=torch.float64)
         x, y, z, _ = (self.affine @ point).tolist()
         return x, y, z
 
+    @checked
     def with_data(self, data: Tensor) -> Volume:
         """Other voxels at the same places.
 

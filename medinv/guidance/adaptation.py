@@ -33,6 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from medinv.arguments import checked
 from medinv.errors import InputError
 from medinv.operators.linalg import cg, finite_difference
 from medinv.priors.base import Prior
@@ -41,6 +42,7 @@ from medinv.priors.lora import adaptable_copy
 from medinv.problem import Problem
 
 
+@checked
 @dataclass(frozen=True)
 class Adaptation:
     """How a prior adapts.

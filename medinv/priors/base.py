@@ -108,6 +108,29 @@ class Prior(nn.Module, ABC):
         The result is a new tensor, which a solver may overwrite.
         """
 
+    def levels(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """``sigma`` for each image of ``x`` (*batch, *item), as (*batch).
+
+        Raises:
+            ShapeError: ``x`` holds no images of this prior's kind, or ``sigma`` has another shape
+                than its batch.
+            InputError: a negative or infinite ``sigma``.
+        """
+        name, kind = type(self).__name__, "complex" if self.dtype.is_complex else "real"
+        n_batch = x.ndim - self.ndim
+        fits = x.is_complex() if self.dtype.is_complex else x.is_floating_point()
+        if n_batch < 0 or not x.numel() or not fits:
+            raise ShapeError(f"{name}: expected {kind} images (*batch, {self.ndim} axes), got "
+                             f"{x.dtype} {tuple(x.shape)}")
+        if isinstance(sigma, float | int) and not 0 <= sigma < math.inf:
+            raise InputError(f"{name}: expected sigma of at least 0, got {sigma}")
+        levels = torch.as_tensor(sigma, device=x.device)
+        try:
+            return levels.to(x.real.dtype).expand(x.shape[:n_batch])
+        except RuntimeError as error:
+            raise ShapeError(f"{name}: expected sigma as a number or {tuple(x.shape[:n_batch])}, "
+                             f"got {tuple(levels.shape)}") from error
+
     def error_variance(self, sigma: float) -> float:
         """Expected squared error of each real component of ``D`` at this level, in prior units.
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.atomic import replacing
 from medinv.errors import CheckpointError
 from medinv.priors.base import Prior
@@ -56,6 +57,7 @@ def prior_names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.safetensors"))
 
 
+@checked
 def read_card(name: str | Path) -> PriorCard:
     """What is known of a prior, without loading its weights.
 
@@ -69,6 +71,7 @@ def read_card(name: str | Path) -> PriorCard:
     return parse_card(_paths(name)[1])
 
 
+@checked
 def load_prior(name: str | Path) -> Prior:
     """A shipped prior by name, or one's own by the path of its .safetensors file; on the CPU.
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import CheckpointError, InputError, ShapeError
 from medinv.priors.base import Prior
 from medinv.priors.edm import NetworkPrior
@@ -73,6 +74,7 @@ class ContextPrior(Prior):
             return self
         return ContextPrior(self.prior, self.context[index.to(self.context.device)], self.weight)
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D_w`` of ``x`` (*batch, y, x); contexts for slices need ``x`` (*batch, slice, y, x).
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medinv.arguments import checked
 from medinv.errors import InputError
 from medinv.priors.adapters import AdaptedNetwork
 from medinv.priors.base import IntensityScale, Prior
@@ -52,6 +53,7 @@ class NetworkPrior(Prior):
         torch.Size([3, 7, 9])
     """
 
+    @checked
     def __init__(self, network: nn.Module, sigma_data: float, *, complex_images: bool = False,
                  scale: IntensityScale | None = None,
                  error_by_sigma: dict[float, float] | None = None, chunk: int = 8,
@@ -107,15 +109,17 @@ class NetworkPrior(Prior):
         c_in = total.rsqrt()
         return c_in, self.sigma_data**2 / total, sigma * self.sigma_data * c_in
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float, context: Tensor | None = None) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape.
 
         ``context`` describes the images, (n,) or (*batch, n); `ContextPrior` holds it for solvers.
         """
+        sigmas = self.levels(x, sigma).float().flatten()
+        if not bool((sigmas > 0).all()):
+            raise InputError(f"{type(self).__name__}: expected a positive sigma, got {sigma}")
         batch = x.shape[:-2]
         images = x.reshape(-1, *x.shape[-2:]).to(self.dtype)  # the network's precision
-        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
-        sigmas = sigmas.expand(batch).flatten()
         if context is not None:
             context = context.expand(*batch, context.shape[-1]).flatten(0, -2)
         denoised = halving(self, lambda: self._in_parts(images, sigmas, context))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.operators.base import LinearOperator
 from medinv.priors.base import IntensityScale, Prior
@@ -29,6 +30,7 @@ class GaussianPrior(Prior):
         tensor([0.5000, 0.7500])
     """
 
+    @checked
     def __init__(self, mean: Tensor, covariance: Shaped[Tensor, "n n"]) -> None:
         super().__init__()
         if covariance.shape != (mean.numel(), mean.numel()):
@@ -36,6 +38,8 @@ class GaussianPrior(Prior):
                 f"GaussianPrior: mean has {mean.numel()} elements but the covariance is "
                 f"{tuple(covariance.shape)}; expected ({mean.numel()}, {mean.numel()})"
             )
+        if not bool(covariance.isfinite().all() and mean.isfinite().all()):
+            raise ShapeError("GaussianPrior: the mean or the covariance holds NaN or infinity")
         values, vectors = torch.linalg.eigh(covariance.to(mean.dtype))
         self.mean: Tensor
         self.variances: Tensor
@@ -49,9 +53,10 @@ class GaussianPrior(Prior):
         """Coordinates of ``x - mean`` in the eigenvectors, (*batch, n)."""
         return (x - self.mean).flatten(-self.ndim) @ self.vectors.conj()
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, *item)."""
-        level = torch.as_tensor(sigma, dtype=self.variances.dtype, device=x.device)
+        level = self.levels(x, sigma).to(self.variances.dtype)
         gain = self.variances / (self.variances + level[..., None].square())
         return self.mean + ((gain * self.centred(x)) @ self.vectors.mT).reshape(x.shape)
 
@@ -99,8 +104,12 @@ class GaussianMixturePrior(Prior):
         tensor([1.])
     """
 
+    @checked
     def __init__(self, weights: Float[Tensor, " k"], components: list[GaussianPrior]) -> None:
         super().__init__()
+        if weights.ndim != 1 or weights.is_complex():
+            raise ShapeError("GaussianMixturePrior: expected real weights (k,), got "
+                             f"{weights.dtype} {tuple(weights.shape)}")
         total = float(weights.sum())
         if len(weights) != len(components) or abs(total - 1) > 1e-5:
             raise ShapeError(
@@ -125,8 +134,10 @@ class GaussianMixturePrior(Prior):
             parts.append(weight.log() - quadratic.sum(-1))
         return torch.stack(parts, dim=-1)
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, *item)."""
+        self.levels(x, sigma)
         shares = self.log_evidence(x, sigma).softmax(-1)
         shares = shares.reshape(*shares.shape[:-1], *[1] * self.ndim, len(self.components))
         means = torch.stack([component(x, sigma) for component in self.components], dim=-1)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from medinv.arguments import checked
 from medinv.errors import InputError
 from medinv.operators.linalg import standard_normal
 from medinv.priors.base import IntensityScale, Prior
@@ -101,6 +102,7 @@ class PatchPrior(Prior):
         True
     """
 
+    @checked
     def __init__(self, denoiser: PatchDenoiser, patch: int, side: int, *,
                  dtype: torch.dtype = torch.float32, scale: IntensityScale | None = None,
                  error_variance: Callable[[float], float] | None = None,
@@ -131,12 +133,12 @@ class PatchPrior(Prior):
             return super().error_variance(sigma)
         return self._error_variance(sigma)
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for ``x`` (*batch, y, x); ``sigma`` a number or of the batch's shape."""
-        batch, shape = x.shape[:-2], (x.shape[-2], x.shape[-1])
+        levels = self.levels(x, sigma).flatten()
+        shape = x.shape[-2], x.shape[-1]
         images = x.reshape(-1, *shape)
-        levels = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
-        levels = levels.expand(batch).flatten()
         tilings = [self._tiling(image, level) for image, level in zip(images, levels, strict=True)]
         tiles = torch.cat([tiles for tiles, _, _ in tilings])
         where = torch.cat([where for _, where, _ in tilings])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from medinv.arguments import checked
 from medinv.errors import ShapeError
 from medinv.priors.base import Prior
 
@@ -31,6 +32,7 @@ class ProductPrior(Prior):
         [0.5]
     """
 
+    @checked
     def __init__(self, priors: Sequence[Prior], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         weights = [1 / max(len(priors), 1)] * len(priors) if weights is None else list(weights)
@@ -72,8 +74,10 @@ class ProductPrior(Prior):
         return self._sum(x.index_select(-3, index),
                          (prior.at_slices(x, sigma, index) for prior in self.factors()))
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``D`` of volumes ``x`` (*batch, z, y, x)."""
+        self.levels(x, sigma)
         return self._sum(x, (prior(x, sigma) for prior in self.factors()))
 
     def _sum(self, x: Tensor, denoised: Iterable[Tensor]) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medinv.errors import ShapeError
+from medinv.arguments import checked
+from medinv.errors import InputError, ShapeError
 from medinv.priors.base import Prior
 from medinv.priors.batches import halving, in_parts
 
@@ -28,8 +29,11 @@ class SlicePrior(Prior):
         [[[0.5, 0.5]], [[0.5, 0.5]]]
     """
 
+    @checked
     def __init__(self, prior: Prior, axis: int = -3, chunk: int = 8) -> None:
         super().__init__()
+        if chunk < 1:
+            raise InputError(f"SlicePrior: expected a chunk of at least one slice, got {chunk}")
         if prior.ndim != 2 or axis not in (-3, -2, -1):
             raise ShapeError(
                 f"SlicePrior: expected a 2D prior and axis -3, -2 or -1, got a {prior.ndim}D "
@@ -55,14 +59,12 @@ class SlicePrior(Prior):
         denoised: Tensor = self.of_slices(index)(x.index_select(-3, index), sigma)
         return denoised
 
+    @checked
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``E[x0 | x]`` for volumes ``x`` (*batch, z, y, x)."""
-        if x.ndim < 3:
-            raise ShapeError(f"SlicePrior: expected (*batch, z, y, x), got {tuple(x.shape)}")
+        levels = self.levels(x, sigma).flatten()
         slices = x.movedim(self.axis, -3)
         volumes = slices.reshape(-1, *slices.shape[-3:])
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
-        levels = levels.expand(x.shape[:-3]).flatten()
         denoised = halving(self, lambda: torch.stack([
             self._in_parts(volume, level) for volume, level in zip(volumes, levels, strict=True)
         ]))

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from medinv.arguments import checked
 from medinv.errors import RecipeError
 from medinv.plain_yaml import check_plain, load_yaml
 from medinv.recipe.schema import Recipe, ReconstructRecipe, TrainRecipe
@@ -49,6 +50,7 @@ def recipe_text(name: str | Path) -> str:
     return entry.read_text(encoding="utf-8")
 
 
+@checked
 def load_recipe(
     name: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()
 ) -> ReconstructRecipe | TrainRecipe:

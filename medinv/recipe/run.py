@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from medinv.arguments import checked
 from medinv.data import Volume
 from medinv.data.ownership import open_own
 from medinv.data.volume import sizes
@@ -140,6 +141,7 @@ class Run:
         }
 
 
+@checked
 def reconstruct(
     input: Input | None = None,  # noqa: A002
     *,

@@ -1,5 +1,8 @@
 """Reconstruction algorithms: each a frozen dataclass of hyper-parameters with one call."""
 
+from dataclasses import is_dataclass
+
+from medinv.arguments import checked
 from medinv.samplers import OnStep
 from medinv.solvers.cg_sense import CGSENSE
 from medinv.solvers.cgls import CGLS
@@ -64,3 +67,7 @@ __all__ = [
     "ZeroFilled",
     "total_variation",
 ]
+
+for _solver in map(globals().__getitem__, __all__):
+    if isinstance(_solver, type) and is_dataclass(_solver):
+        checked(_solver, "prior")

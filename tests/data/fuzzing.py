@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -40,9 +41,20 @@ _ABSURD = tuple(
 )
 
 
+_WORD = re.compile(rb"[\w.+-]+")
+_ABSURD_WORDS = (
+    b"", b"null", b"-1", b"0", b"1e999", b".nan", b"-.inf", b"0x" + b"f" * 300, b"9" * 5000, b"{}",
+    b"[" * 3000, b"[[[]]]", b"&a [*a]", b"&a x",
+    b"*a", b"'", b'"', b'"\\ud800"', b"\xff\xfe", b"\0",
+    b"2026-99-99", b"!!python/object:os.system", b"../../x", b"/etc/passwd", b": :", b"true",
+    b"NaN", b"Infinity", b'{"a": 1}', b"1e308", b"999999999999",
+)
+
+
 def mutations(seed_bytes: bytes, n: int, seed: int) -> Iterator[bytes]:
-    """``n`` damaged copies of a file: cut off, with flipped bits, spliced, with absurd numbers."""
+    """``n`` damaged copies of a file: cut off, with flipped bits, spliced, with absurd values."""
     damages = (_cut, _flip, _splice, _overwrite, _erase)
+    damages += (_replace_word,) * len(damages) if is_text(seed_bytes) else ()
     for i in range(n):
         rng = random.Random(f"{seed}-{i}")
         damaged = bytearray(seed_bytes)
@@ -145,6 +157,18 @@ def _overwrite(content: bytearray, rng: random.Random) -> None:
     at, number = _place(content, rng), rng.choice(_ABSURD)
     at -= at % rng.choice((1, len(number)))  # numbers often stand at multiples of their size
     content[at:at + len(number)] = number
+
+
+def is_text(content: bytes) -> bool:
+    """Whether a file is text, of which words are replaced as well as bytes."""
+    return content.isascii() and content.decode("ascii").replace("\n", "").isprintable()
+
+
+def _replace_word(content: bytearray, rng: random.Random) -> None:
+    words = list(_WORD.finditer(bytes(content)))
+    if words:
+        word = rng.choice(words)
+        content[word.start():word.end()] = rng.choice(_ABSURD_WORDS)
 
 
 def _erase(content: bytearray, rng: random.Random) -> None:

@@ -107,14 +107,15 @@ def test_a_group_in_place_of_a_data_set(path):
         read_fastmri(path)
 
 
-def test_a_damaged_heap(path):
-    """A free block of size 0, on which the HDF5 library would never return."""
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (1, 2**64 - 16)])
+def test_a_damaged_heap(path, index, size):
+    """Blocks of size 0, after wrapping around too: the HDF5 library would never return."""
     with h5py.File(path, "w") as file:
         file["kspace"] = SAMPLES
         file.attrs["acquisition"] = "AXT2"
     content = bytearray(path.read_bytes())
     at = content.index(b"GCOL")
-    struct.pack_into("<H6xQ", content, at + 16, 0, 0)
+    struct.pack_into("<H6xQ", content, at + 16, index, size)
     path.write_bytes(content)
     with pytest.raises(DataError, match="heap at byte"):
         read_fastmri(path)

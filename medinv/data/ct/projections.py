@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.ct.angles import AngleUnit, in_radians, noted
 from medinv.data.ct.matlab_struct import read_mat_structs
 from medinv.data.ct.projections_dicom import read_projection_dicom
@@ -46,6 +47,7 @@ _MIRROR = "the file does not say which way the object turned: the picture may be
 _FLOOR = 1e-3
 
 
+@checked
 def read_sinogram(path: str | Path, *, rows: tuple[int, int] | None = None,
                   pixel_mm: float | None = None, angle_unit: AngleUnit | None = None) -> Sinogram:
     """Projections from a file or folder, as line integrals.

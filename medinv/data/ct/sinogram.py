@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.geometry import orientation_affine
 from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume, sizes
@@ -28,6 +29,7 @@ _ASSUMED = "LPS"
 _SAME_COLUMN = 1e-6
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Sinogram:
     """Line integrals of a scan with their geometry.

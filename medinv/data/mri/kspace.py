@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Complex
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.geometry import placed
 from medinv.data.metadata import Metadata
 from medinv.data.volume import Volume, sizes
@@ -32,6 +34,7 @@ def told_voxels(voxel_mm: tuple[float, float, float] | None) -> str:
     return f"voxels of {' x '.join(f'{mm:.4g}' for mm in voxel_mm)} mm (z, y, x)"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class KSpace:
     """Cartesian k-space, centred: the zero frequency is at index ``n // 2`` of each axis.
@@ -77,6 +80,15 @@ class KSpace:
         if 0 in shape:
             raise ShapeError(f"KSpace: k-space (slice, coil, [kz,] ky, kx) is {shape}; expected "
                              "at least one slice, one coil and one sample along each axis")
+        if self.affine is not None and (self.affine.shape != (4, 4)
+                                        or self.affine.dtype != torch.float64):
+            raise ShapeError(f"KSpace: expected an affine (4, 4) in float64, got "
+                             f"{tuple(self.affine.shape)} {self.affine.dtype}")
+        lengths = *(self.voxel_mm or ()), *(self.recon_fov_mm or ()), *(self.recon_shape or ())
+        if not all(0 < n < math.inf for n in lengths) or self.readout_axis not in (-3, -2, -1):
+            raise ShapeError("KSpace: expected positive voxel_mm, recon_fov_mm and recon_shape, "
+                             "and a readout axis -3, -2 or -1, got "
+                             f"{lengths} and {self.readout_axis}")
         allowed = (shape[2:], (shape[0], *shape[2:]))
         if tuple(self.mask.shape) not in allowed or self.mask.dtype != torch.bool:
             raise ShapeError(
@@ -111,6 +123,7 @@ class KSpace:
         n_z = prod(self.data.shape[2:-2]) * self.data.shape[0]
         return n_z, self.data.shape[-2], self.data.shape[-1]
 
+    @checked
     def part(self, slices: slice) -> KSpace:
         """Some of the slices, at their places; a 3D scan stays whole.
 
@@ -125,6 +138,7 @@ class KSpace:
         affine = None if self.affine is None else moved(self.affine, 2, first)
         return replace(self, data=self.data[first:first + n], mask=mask, affine=affine)
 
+    @checked
     def volume(self, image: Tensor) -> Volume:
         """An image (z, y, x) reconstructed on this grid, or on its central part, as a volume.
 
@@ -133,6 +147,7 @@ class KSpace:
         return placed(image, self.shape, self.voxel_mm, self.affine, self.metadata,
                       self.acquisition)
 
+    @checked
     def crop(self, image: Tensor) -> Tensor:
         """The central ``recon_shape`` of images (*batch, y, x) of the whole field of view.
 

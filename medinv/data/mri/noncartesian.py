@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medinv.arguments import checked
 from medinv.data.geometry import placed
 from medinv.data.metadata import Metadata
 from medinv.data.mri.ismrmrd_header import Encoding
@@ -20,6 +21,7 @@ from medinv.errors import DataError, ShapeError
 _ROUNDING = 1e-3
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class NonCartesianKSpace:
     """k-space samples on a trajectory that all slices share.

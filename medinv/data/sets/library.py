@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from medinv.arguments import checked
 from medinv.data.geometry import crop, orientation_affine
 from medinv.data.mri.arrays import read_array
 from medinv.data.nifti import read_nifti
@@ -14,6 +15,7 @@ from medinv.data.volume import Volume
 from medinv.errors import DataError
 
 
+@checked
 def load_volume(
     name: str, role: str = "image", *, split: str | None = None,
     root: str | Path | None = None, progress: bool = False,

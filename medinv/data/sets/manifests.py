@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medinv.arguments import checked
 from medinv.errors import DataError
 from medinv.plain_yaml import load_yaml
 
@@ -313,6 +314,7 @@ def manifest_names() -> list[str]:
     )
 
 
+@checked
 def load_manifest(name: str | Path) -> Manifest:
     """The packaged manifest ``name``, or the one at a path that ends in ``.yaml``.
 
@@ -330,7 +332,11 @@ def _read(name: str | Path) -> str:
         path = Path(name)
         if not path.is_file():
             raise DataError(f"{path}: expected a manifest, found no file; check the path")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: expected a manifest in YAML, but it cannot be read: {error}"
+                            ) from error
     if name not in manifest_names():
         known = ", ".join(manifest_names())
         raise DataError(f"no data set is called {str(name)!r}; known: {known}, or pass a .yaml")
