@@ -69,8 +69,10 @@ def checked(target: Any, *own: str) -> Any:
         medinv.errors.InputError: total: axes: expected whole numbers, got 'all'
     """
     if isinstance(target, type):
-        for name in {"__init__", "__call__"} & vars(target).keys():
-            setattr(target, name, checked(vars(target)[name], *own))
+        for name in ("__init__", "__call__"):
+            method = getattr(target, name)
+            if inspect.isfunction(method):  # else a class that isn't called
+                setattr(target, name, checked(method, *own))
         return target
     signature = inspect.signature(target)
     title = str(target.__qualname__)

@@ -84,7 +84,7 @@ class Poisson:
 
     def __post_init__(self) -> None:
         incident = torch.as_tensor(self.incident)
-        if not bool(((incident > 0) & incident.isfinite()).all()):
+        if incident.is_complex() or not bool(((incident > 0) & incident.isfinite()).all()):
             raise InputError(f"noise: expected a positive number of photons, got {self.incident}")
 
     def std_of(self, y: Tensor) -> Tensor:

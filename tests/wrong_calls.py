@@ -203,6 +203,7 @@ def rooms(folder: Path) -> Iterator[Call]:
     yield Call(medinv.Problem, {"y": A(X), "A": A, "noise": None, "noise_std": 0.1},
                lambda problem: problem.whitened().y)
     yield Call(medinv.Gaussian, {"std": 0.1})
+    yield Call(medinv.Poisson, {"incident": 10.0})
     yield Call(medinv.Sinogram, {
         "data": torch.ones(3, 1, BEAM.n_cols), "geometry": BEAM.geometry, "noise_std": 0.1,
         "orientation": "LPS", "metadata": {}, "acquisition": VOLUME.acquisition},
