@@ -8,6 +8,7 @@ gives for finite numbers is finite.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 import traceback
@@ -286,5 +287,6 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)  # some wrong names of outputs are right ones
         for line in failures(Path(name)):
             sys.stdout.write(line + "\n")
