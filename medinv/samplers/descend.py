@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor
 
+from medinv.errors import NumericalError
 from medinv.samplers.renoise import gaussian_like
 from medinv.samplers.snapshots import Resumable, Snapshots, Stateful
 
@@ -73,6 +74,9 @@ def descend(levels: Sequence[float], x: Tensor, step: Step, run: Run,
     Returns:
         The image at the last level.
 
+    Raises:
+        NumericalError: the image has NaN or infinity; the step is named.
+
     Example:
         >>> import torch
         >>> halve = lambda i, x, sigma, sigma_next: (x / 2, x)
@@ -83,6 +87,10 @@ def descend(levels: Sequence[float], x: Tensor, step: Step, run: Run,
     first, x = loop.restore(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(levels[first:]), first):
         x, shown = step(i, run.carry(x), sigma, sigma_next)
+        if not bool(x.isfinite().all()):
+            raise NumericalError(f"step {i + 1} of {len(levels) - 1}: the image is no longer "
+                                 "finite; the solver's weights may be too large, or the prior or "
+                                 "operator broken")
         if shown is not None:
             run.report(i, shown)
         del shown  # the next step takes its memory

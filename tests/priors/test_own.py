@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from medinv.errors import InputError, ShapeError
+from medinv.errors import InputError, NumericalError, ShapeError
 from medinv.priors import (
     DenoiserPrior,
     GaussianPrior,
@@ -129,3 +129,10 @@ def test_double_precision_data_go_through_a_network(complex_images, patches):
     for solver in (DDS(steps=2), PaDIS(steps=2), SCD(steps=2)):
         assert solver(Problem(A(x), A), prior,
                       rng=torch.Generator().manual_seed(0)).dtype == double
+
+
+def test_a_solver_ends_where_the_image_is_no_longer_finite():
+    A = random_operator(20, (4, 6), SINGLE)
+    broken = DenoiserPrior(lambda x, sigma: x / (sigma < 5).reshape(-1, 1, 1).logical_not())
+    with pytest.raises(NumericalError, match="step 2 of 3"):
+        DDS(steps=3)(Problem(A(random_image((4, 6), SINGLE)), A), broken)
