@@ -20,5 +20,5 @@ def test_the_corrector_s_step():
     score = (D - x) / 0.25
     eps = 2 * (0.16 * noise.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)) ** 2
     eps = eps[:, None, None]
-    got = langevin(x.clone(), D, 0.5, 0.16, 2, torch.Generator().manual_seed(1))
+    got = langevin(x.clone(), D, 0.5, 0.16, 2, lambda like: noise)  # noqa: ARG005
     torch.testing.assert_close(got, x + eps * score + (2 * eps).sqrt() * noise)
