@@ -54,6 +54,8 @@ from .solvers import DDIP as DDIP
 from .solvers import DDNM as DDNM
 from .solvers import DDRM as DDRM
 from .solvers import DDS as DDS
+from .solvers import DMAP as DMAP
+from .solvers import DPPS as DPPS
 from .solvers import DPS as DPS
 from .solvers import DSG as DSG
 from .solvers import FBP as FBP
@@ -70,9 +72,12 @@ from .solvers import TV as TV
 from .solvers import DiffPIR as DiffPIR
 from .solvers import Diffusion as Diffusion
 from .solvers import DiffusionMBIR as DiffusionMBIR
+from .solvers import FlowChef as FlowChef
+from .solvers import FlowDPS as FlowDPS
 from .solvers import Heun as Heun
 from .solvers import L1Wavelet as L1Wavelet
 from .solvers import PaDIS as PaDIS
+from .solvers import PnPDM as PnPDM
 from .solvers import ScoreALD as ScoreALD
 from .solvers import ScoreSDE as ScoreSDE
 from .solvers import ZeroFilled as ZeroFilled

@@ -56,7 +56,7 @@ def spectrum(A: LinearOperator) -> Spectrum:
     """
     if isinstance(A, Scaled) and isinstance(A.factor, float) and A.factor > 0:
         return _Scaled(spectrum(A.op), A.factor)
-    if isinstance(A, CartesianMRI) and A.sets == 1 and A.maps.shape[-A.ndim - 1] == 1 and bool(
+    if isinstance(A, CartesianMRI) and not A.sets and A.maps.shape[-A.ndim - 1] == 1 and bool(
             torch.allclose(A.maps.abs(), torch.ones_like(A.maps.abs()), atol=1e-5)):
         return _SingleCoil(A)
     n = torch.Size(A.domain.shape).numel()

@@ -53,8 +53,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 COMMANDS = ["demo", "reconstruct", "plan", "train", "evaluate", "check-operator", "solvers",
-            "priors", "recipes list", "recipes show", "recipes schema", "data list", "data show",
-            "data fetch"]
+            "priors", "exactness", "recipes list", "recipes show", "recipes schema", "data list",
+            "data show", "data fetch"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from medinv.catalogue import Kind
 from medinv.cli import names
 from medinv.cli.command import App, guarded
-from medinv.errors import DataError
+from medinv.errors import DataError, InputError
 from medinv.privacy import without_folders
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
     """Register these commands."""
     app.command()(guarded(solvers))
     app.command()(guarded(priors))
+    app.command()(guarded(exactness))
     app.add_typer(recipes, name="recipes")
     app.add_typer(data, name="data")
 
@@ -77,22 +79,67 @@ def print_json(content: object) -> None:
 
 
 def solvers() -> None:
-    """List the solvers and their settings with defaults."""
-    from medinv.recipe.settings import fields_model, solver_class, solver_names
+    """List the solvers and rules of guidance: settings with defaults, needs, what they return."""
+    from medinv.catalogue import names
+    from medinv.recipe.settings import block_class
 
-    for name in solver_names():
-        summary = (solver_class(name).__doc__ or "").strip().splitlines()[0]
-        settings = ", ".join(key if field.is_required() else f"{key}={_default(field)}"
-                             for key, field in fields_model(name).model_fields.items())
-        typer.echo(f"{name}\n    {summary}\n    settings: {settings or 'none'}")
+    for kind in ("solver", "guidance"):
+        for name in names(kind):
+            summary = (block_class(kind, name).__doc__ or "").strip().splitlines()[0]
+            typer.echo(f"{name}{' (guidance)' if kind == 'guidance' else ''}\n    {summary}\n"
+                       f"    settings: {_settings(name, kind)}\n    {_declared(name, kind)}")
+
+
+def exactness(
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="This row alone; may be repeated.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the truth table: what each method returns on Gaussians, beside the posterior.
+
+    The posterior of the measured coordinate is N(0.8, 0.2); variances are over the posterior's,
+    `correlated` is the relative error of a covariance of sixteen coordinates.
+    """
+    from medinv.recipe.exactness import METHODS, rows
+
+    wrong = set(method or ()) - set(METHODS)
+    if wrong:
+        raise InputError(f"--method: no row is called {sorted(wrong)[0]!r}; rows: "
+                         f"{'; '.join(METHODS)}")
+    table = {name: vars(row) for name, row in rows(method)}
+    if json:
+        print_json(table)
+    else:
+        print_table("", table)
+
+
+def _settings(name: str, kind: Kind) -> str:
+    """The settings with their defaults."""
+    from medinv.recipe.settings import fields_model
+
+    return ", ".join(key if field.is_required() else f"{key}={_default(field)}"
+                     for key, field in fields_model(name, kind).model_fields.items()) or "none"
 
 
 def _default(field: FieldInfo) -> str:
-    """A default as a recipe writes it; the name alone of a wrapped solver."""
-    from medinv.recipe.settings import SolverSettings
+    """A default as a recipe writes it; the name alone of a block inside."""
+    from medinv.recipe.settings import Named
 
     value = field.get_default(call_default_factory=True)
-    return f"{{name: {value.name}}}" if isinstance(value, SolverSettings) else repr(value)
+    return f"{{name: {value.name}}}" if isinstance(value, Named) else repr(value)
+
+
+def _declared(name: str, kind: Kind) -> str:
+    """What a block with its defaults says that it needs and returns."""
+    from medinv.recipe.settings import block_class
+    from medinv.solvers import Diffusion
+
+    block = block_class(kind, name)
+    if kind == "solver" and not issubclass(block, Diffusion):
+        return "needs: no prior; returns: an estimate"
+    made = block()
+    return f"needs: {', '.join(sorted(made.needs)) or 'a prior'}; returns: {made.returns}"
 
 
 def priors() -> None:

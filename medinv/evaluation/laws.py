@@ -78,9 +78,9 @@ class _Impulses(Run):
     def noise(self, like: Tensor, *, shared_axis: int | None = None) -> Tensor:  # noqa: ARG002
         """Zeros, but for the items whose impulse this draw is."""
         noise = torch.zeros_like(like)
-        components = _real(noise).reshape(len(noise), self.n)
-        first = 1 + self.n * (1 + self.draws)
-        components[first : first + self.n] = torch.eye(self.n, dtype=components.dtype)
+        components = _real(noise).reshape(len(noise), -1)
+        first, k = 1 + self.n * (1 + self.draws), components.shape[1]  # of y, k <= n
+        components[first : first + k] = torch.eye(k, dtype=components.dtype)
         self.__dict__["draws"] += 1
         return noise
 

@@ -252,8 +252,7 @@ def measure_recipe(recipe: ReconstructRecipe,
 
 def own_path(recipe: ReconstructRecipe) -> Path | None:
     """The file or folder that a recipe names; None where it names a data set or a phantom."""
-    path = _source(recipe.measurement).path
-    return Path(path) if path else None
+    return Path(path) if (path := _source(recipe.measurement).path) else None
 
 
 def _source(block: Measurement) -> VolumeSource | KSpaceSource | ProjectionSource:

@@ -14,16 +14,21 @@ from medinv.solvers.dds import DDS
 from medinv.solvers.diffpir import DiffPIR
 from medinv.solvers.diffusion import Diffusion
 from medinv.solvers.diffusion_mbir import DiffusionMBIR
+from medinv.solvers.dmap import DMAP
+from medinv.solvers.dpps import DPPS
 from medinv.solvers.dps import DPS
 from medinv.solvers.dsg import DSG
 from medinv.solvers.fbp import FBP
 from medinv.solvers.fdk import FDK
+from medinv.solvers.flowchef import FlowChef
+from medinv.solvers.flowdps import FlowDPS
 from medinv.solvers.heun import Heun
 from medinv.solvers.l1_wavelet import L1Wavelet
 from medinv.solvers.mcg import MCG
 from medinv.solvers.mpgd import MPGD
 from medinv.solvers.osem import OSEM
 from medinv.solvers.padis import PaDIS
+from medinv.solvers.pnpdm import PnPDM
 from medinv.solvers.sart import SART
 from medinv.solvers.scd import SCD
 from medinv.solvers.score_ald import ScoreALD
@@ -42,6 +47,8 @@ __all__ = [
     "DDNM",
     "DDRM",
     "DDS",
+    "DMAP",
+    "DPPS",
     "DPS",
     "DSG",
     "FBP",
@@ -58,10 +65,13 @@ __all__ = [
     "DiffPIR",
     "Diffusion",
     "DiffusionMBIR",
+    "FlowChef",
+    "FlowDPS",
     "Heun",
     "L1Wavelet",
     "OnStep",
     "PaDIS",
+    "PnPDM",
     "ScoreALD",
     "ScoreSDE",
     "ZeroFilled",

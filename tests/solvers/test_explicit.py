@@ -20,12 +20,17 @@ from medinv.solvers import (
     DDIM,
     DDNM,
     DDRM,
+    DMAP,
+    DPPS,
     DPS,
     DSG,
     MCG,
     MPGD,
     SNIPS,
     DiffPIR,
+    FlowChef,
+    FlowDPS,
+    PnPDM,
     ScoreALD,
     ScoreSDE,
 )
@@ -94,6 +99,8 @@ def test_one_coil_has_a_fast_decomposition_that_equals_the_dense_one():
     noisy = [Problem(y, A, noise_std=0.1), Problem(y.flatten(1), dense, noise_std=0.1)]
     got, expected = (solver(problem, prior, rng=seeded()) for problem in noisy)
     torch.testing.assert_close(got, expected)
+    large = CartesianMRI(torch.ones(1, 80, 80) + 0j, torch.arange(80) % 2 == 0)
+    assert spectrum(large).values.sum() == 40 * 80  # none of 6400 pixels is dense
     for operator in (2.0 * A, dense):
         svd = spectrum(operator)
         torch.testing.assert_close(svd.image(svd.coordinates(x)), x)
@@ -361,6 +368,96 @@ def test_the_published_ratio_of_lengths_ignores_the_noise():
     torch.testing.assert_close(again, runs[0])
 
 
+# --- flows -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0.0, 0.1])
+def test_flowchef_s_law(k):
+    def coordinate(a):
+        def step(sigma, sigma_next):
+            d, steer = shrink(sigma), k * (1 + sigma_next) * a if sigma_next else 0.0
+            return d + sigma_next * (1 - d) / sigma - steer * d, steer, 0.0
+        return step
+
+    expected = recursion(coordinate(1), levels(60), (0.0, 1e4))
+    _, null = recursion(coordinate(0), levels(60), (0.0, 1e4))
+    got = measured_and_null(FlowChef(steps=60, k=k, **RANGE), s=0.5)
+    assert got == pytest.approx((*expected, null), rel=1e-6, abs=1e-9)
+    if not k:  # DDIM with eta = 0, whose guidance leaves this coordinate alone
+        assert got[2] == pytest.approx(measured_and_null(
+            DDIM(steps=60, eta=0.0, **RANGE), s=0.5)[2], rel=1e-6)
+
+
+def test_flowdps_s_law_in_the_flow_s_own_coordinate():
+    """x_t = (1 - t) x0 + t n, as the paper's code has it."""
+    gamma = 10.0
+
+    def coordinate(a):
+        gain = gamma * a / (1 + gamma * a)
+
+        def step(sigma, sigma_next):
+            t, t_next = sigma / (1 + sigma), sigma_next / (1 + sigma_next)
+            D = (1 - t) / ((1 - t) ** 2 + t**2)  # of x_t, for the variance 1
+            n = t / ((1 - t) ** 2 + t**2)
+            m = (1 - t_next) * ((1 - t) * D + t * (1 - gain) * D) + t_next * t_next**0.5 * n
+            return m, (1 - t_next) * t * gain, t_next**2 * (1 - t_next)
+        return step
+
+    t = 100 / 101
+    start = (0.0, (1 - t) ** 2 * 1e4)
+    expected = recursion(coordinate(1), levels(40), start)
+    _, null = recursion(coordinate(0), levels(40), start)
+    got = measured_and_null(FlowDPS(steps=40, gamma=gamma, **RANGE), s=0.5)
+    assert got == pytest.approx((*expected, null), rel=1e-6)
+
+
+# --- split Gibbs -----------------------------------------------------------------------------
+
+
+def test_split_gibbs_ends_with_the_posterior_of_more_noise():
+    """At a fixed rho: s^2 -> s^2 + rho^2 A A^H (L6); rho = 0.3 gives (0.746, 0.254)."""
+    solver = PnPDM(iterations=60, steps=60, rho_max=0.3001, rho_min=0.3)
+    mean, variance, null = measured_and_null(solver, draws=62, s=0.5)
+    assert mean == pytest.approx(1 / (1 + 0.25 + 0.09), rel=0.01)
+    assert variance == pytest.approx(0.34 / 1.34, rel=0.1)  # the SDE at 60 steps: 7 %
+    assert null == pytest.approx(1, rel=0.1)
+
+
+# --- draws and spheres -----------------------------------------------------------------------
+
+
+def test_dpps_with_one_draw_is_dps():
+    problem, prior = pair()
+    runs = [solver(problem, prior, rng=seeded())
+            for solver in (DPPS(steps=20, most=1), DPS(steps=20))]
+    torch.testing.assert_close(*runs)
+    assert [DPPS(most=50).draws(sigma) for sigma in (100.0, 1.0, 0.1)] == [2, 31, 50]
+
+
+def test_more_draws_leave_less_variance_in_the_range_alone():
+    problem, prior = pair()
+    batch = Problem(problem.y.expand(3000, 1), problem.A, problem.noise)
+    draws = {n: DPPS(steps=40, zeta=0.001, most=n)(batch, prior, rng=seeded()) for n in (1, 3, 9)}
+    residuals = [float((x[:, 0] - 1).square().mean()) for x in draws.values()]
+    assert residuals == sorted(residuals, reverse=True)
+    nulls = [float(x[:, 1].var()) for x in draws.values()]
+    assert nulls == pytest.approx([nulls[0]] * 3, rel=0.1)  # 3000 draws: 2.6 % each
+
+
+def test_dmap_moves_towards_the_measurement_as_k_grows():
+    A = random_operator(20, (6, 6))
+    y = A(random_image((3, 6, 6)))
+    prior = GaussianPrior(torch.zeros(6, 6, dtype=DOUBLE), torch.eye(36, dtype=DOUBLE))
+
+    def residual(K):
+        x = DMAP(steps=60, K=K, zeta=0.01)(Problem(y, A), prior, rng=seeded())
+        return float((A(x) - y).norm() / y.norm())
+
+    errors = [residual(K) for K in (0, 1, 3)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.8 * errors[0]
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: DDRM(eta=2.0), "DDRM: eta"), (lambda: DDRM(eta_b=0.0), "DDRM: eta_b"),
     (lambda: DPS(zeta=-1.0), "DPS: zeta"), (lambda: DiffPIR(zeta=1.5), "DiffPIR: zeta"),
@@ -368,7 +465,9 @@ def test_the_published_ratio_of_lengths_ignores_the_noise():
     (lambda: MPGD(eta=-0.1), "MPGD: eta"), (lambda: DSG(eta=0.0), "DSG: eta"),
     (lambda: DSG(w=2.0), "DSG: w"), (lambda: MCG(w=-1.0), "MCG: w"),
     (lambda: ScoreSDE(lambda_=0.0), "ScoreSDE: lambda_"), (lambda: SNIPS(step=0.0), "SNIPS: step"),
-    (lambda: ScoreALD(norm_ratio=0.0), "ScoreALD: norm_ratio")])
+    (lambda: ScoreALD(norm_ratio=0.0), "ScoreALD: norm_ratio"), (lambda: DMAP(K=-1), "DMAP: K"),
+    (lambda: DPPS(most=0), "DPPS: most"), (lambda: FlowChef(k=-1.0), "FlowChef: k"),
+    (lambda: FlowDPS(gamma=0.0), "FlowDPS: gamma"), (lambda: PnPDM(cg_iter=0), "PnPDM: cg_iter")])
 def test_wrong_settings(make, message):
     with pytest.raises(InputError, match=message):
         make()
