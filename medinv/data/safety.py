@@ -21,6 +21,7 @@ import numpy as np
 
 from medinv.data.expansion import check_chunks, check_expansion
 from medinv.data.heaps import check_heaps
+from medinv.data.lists import check_lists
 from medinv.errors import DataError, MedinvError
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def _checked(node: object, name: str, path: str | Path) -> h5py.Dataset:
     check_expansion(path, n_numbers * node.dtype.itemsize, node.id.get_storage_size())
     if node.chunks is not None:
         check_memory(path, node.chunks, node.dtype.itemsize)
+    check_lists(node, path)
     return node
 
 

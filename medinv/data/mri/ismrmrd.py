@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from medinv.data.expansion import check_chunks
+from medinv.data.lists import stored_rows
 from medinv.data.mri.arrays import check_finite
 from medinv.data.mri.ismrmrd_header import Encoding, Header, Limit, parse_header
 from medinv.data.mri.ismrmrd_lines import ReversedReadouts, starts, without_kz
@@ -151,8 +152,9 @@ def _heads(stored: h5py.Dataset, path: Path) -> _Array:
                         f"{stored.dtype.names or stored.dtype}; export the file again")
     check_memory(path, stored.shape, stored.dtype.itemsize)
     check_chunks(stored, (), path)
-    heads: _Array = stored.fields("head")[...].ravel()
-    return heads
+    rows = stored_rows(stored, path)
+    heads: _Array = stored.fields("head")[...] if rows is None else rows["head"].copy()
+    return heads.ravel()
 
 
 def _flagged(heads: _Array, *flags: int) -> _Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 
 import numpy as np
@@ -269,6 +270,18 @@ def test_describe(file):
     file.unlink()
     write(file, lines(data), header().replace("<z>5</z>", "<z>0</z>"))
     assert "the field of view along z is 0" in describe(file)["findings"][0]
+
+
+def test_headers_are_read_without_samples(file):
+    """h5py alone would read the samples of every readout with its header."""
+    write(file, lines(samples(COILS, NY, NX)))
+    content = file.read_bytes()
+    stored = struct.pack("<IQI", 2 * COILS * NX, content.index(b"GCOL"), 3)
+    assert stored in content
+    file.write_bytes(content.replace(stored, stored[:-4] + b"\xff\xff\0\0"))  # in no heap
+    assert describe(file)["readouts of the image"] == NY
+    with pytest.raises(DataError, match="cannot be read"):
+        read_ismrmrd(file)
 
 
 def test_averages_and_segments(file):
