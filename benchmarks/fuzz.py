@@ -49,6 +49,9 @@ def damaged_files(reader: Reader, n: int, run: int) -> Iterator[tuple[str, bytes
     """``n`` files of one kind, from its seeds in turn."""
     with tempfile.TemporaryDirectory() as folder:
         seeds = reader.seeds(Path(folder))
+    for seed in seeds:
+        if (end := read(reader, seed)).kind != "read":  # of damaged ones, nothing would be learned
+            raise SystemExit(f"{reader.name}: a sound file was not read: {end}")
     streams = [mutations(seed, n, 1000 * run + i) for i, seed in enumerate(seeds)]
     for i in range(n):
         which = i % len(seeds)

@@ -166,7 +166,7 @@ def dxchange(folder: Path) -> list[bytes]:
 
 
 def htc(folder: Path) -> list[bytes]:
-    return [write_htc(folder / f"htc{packed}.mat", np.ones((4, 9)), np.arange(4.0),
+    return [write_htc(folder / f"htc{packed}.mat", np.ones((4, 9)), 30 * np.arange(4.0),
                       packed=packed).read_bytes() for packed in (False, True)]
 
 

@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medinv.data.expansion import check_chunks
-from medinv.data.lists import stored_rows
 from medinv.data.mri.arrays import check_finite
 from medinv.data.mri.ismrmrd_header import Encoding, Header, Limit, parse_header
+from medinv.data.mri.ismrmrd_heads import readout_heads
 from medinv.data.mri.ismrmrd_lines import ReversedReadouts, starts, without_kz
 from medinv.data.mri.ismrmrd_place import find_place
 from medinv.data.mri.kspace import KSpace
@@ -85,7 +84,7 @@ def read_ismrmrd(
     with open_hdf5(path) as file:
         header = parse_header(_first(hdf5_array(file, f"{group}/xml", path), path), path)
         stored = hdf5_dataset(file, f"{group}/data", path)
-        heads = _heads(stored, path)
+        heads = readout_heads(stored, path)
         rows = _choose(heads, header, encoding, select or {}, path)
         data = _samples(stored, heads, rows, path)
         noise = _noise(stored, heads, rows, path)
@@ -107,7 +106,7 @@ def read_heads(path: str | Path, group: str = "dataset") -> tuple[Header, _Array
     path = Path(path)
     with open_hdf5(path) as file:
         header = parse_header(_first(hdf5_array(file, f"{group}/xml", path), path), path)
-        heads = _heads(hdf5_dataset(file, f"{group}/data", path), path)
+        heads = readout_heads(hdf5_dataset(file, f"{group}/data", path), path)
     return header, heads, ~_flagged(heads, _NOISE, *_NOT_IMAGE)
 
 
@@ -141,25 +140,9 @@ def _first(xml: _Array, path: Path) -> bytes | str:
     return text
 
 
-def _heads(stored: h5py.Dataset, path: Path) -> _Array:
-    names = stored.dtype.names or ()
-    needed = ("flags", "number_of_samples", "active_channels", "center_sample", "idx", "position",
-              "discard_pre", "discard_post", "encoding_space_ref", "trajectory_dimensions",
-              "sample_time_us", "read_dir", "phase_dir", "slice_dir")
-    known = stored.dtype["head"].names or () if "head" in names else ()
-    if not {"head", "data", "traj"} <= set(names) or not set(needed) <= set(known):
-        raise DataError(f"{path}: expected ISMRMRD readouts (head, traj, data), found "
-                        f"{stored.dtype.names or stored.dtype}; export the file again")
-    check_memory(path, stored.shape, stored.dtype.itemsize)
-    check_chunks(stored, (), path)
-    rows = stored_rows(stored, path)
-    heads: _Array = stored.fields("head")[...] if rows is None else rows["head"].copy()
-    return heads.ravel()
-
-
 def _flagged(heads: _Array, *flags: int) -> _Array:
     wanted = np.uint64(sum(1 << (flag - 1) for flag in flags))
-    found: _Array = (heads["flags"] & wanted) != 0
+    found: _Array = (heads["flags"].astype(np.uint64) & wanted) != 0
     return found
 
 

@@ -263,8 +263,8 @@ def test_arrays_without_a_geometry(tmp_path):
 def test_damaged_files(tmp_path):
     dx = write_dxchange(tmp_path / "scan.h5", disc_scan()[1], DEGREES).read_bytes()
     assert_survives(read_sinogram, ".h5", [dx], 60, answer=Sinogram)
-    mats = [write_htc(tmp_path / f"{packed}.mat", np.ones((4, 9)), np.arange(4.0), packed=packed)
-            for packed in (False, True)]
+    mats = [write_htc(tmp_path / f"{packed}.mat", np.ones((4, 9)), 30 * np.arange(4.0),
+                      packed=packed) for packed in (False, True)]
     assert_survives(read_sinogram, ".mat", [mat.read_bytes() for mat in mats], 100,
                     answer=Sinogram)
 

@@ -284,6 +284,17 @@ def test_headers_are_read_without_samples(file):
         read_ismrmrd(file)
 
 
+@pytest.mark.parametrize(("field", "other"), [
+    (b"kspace_encode_step_1\0", b"kspace_encode_step_7\0"), (b"position\0", b"pos_tion\0"),
+])
+def test_headers_without_a_field(file, field, other):
+    content = write(file, lines(samples(COILS, NY, NX))).read_bytes()
+    assert field in content
+    file.write_bytes(content.replace(field, other))
+    with pytest.raises(DataError, match="without ISMRMRD's fields"):
+        read_ismrmrd(file)
+
+
 def test_averages_and_segments(file):
     data = samples(COILS, NY, NX)
     acquisitions = [*lines(data), *lines(3 * data, counters={"average": 1, "segment": 2})]
