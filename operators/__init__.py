@@ -1,6 +1,6 @@
 """Physics: operators, their exact adjoints and derivatives, and the tools to invert them."""
 
-from medinv.operators.base import LinearOperator, Operator, Space, stack
+from medinv.operators.base import LinearOperator, Operator, Space
 from medinv.operators.check import check
 from medinv.operators.cone import ConeBeam
 from medinv.operators.ct import FanBeam, ParallelBeam
@@ -12,6 +12,7 @@ from medinv.operators.noncartesian import NonCartesianMRI, StackOfStars
 from medinv.operators.nonlinear import Magnitude, TransmissionCounts
 from medinv.operators.off_resonance import OffResonance
 from medinv.operators.partial_fourier import KnownPhase
+from medinv.operators.stacked import stack
 
 __all__ = [
     "Blur",
