@@ -106,6 +106,7 @@ def test_shipped_priors_tell_what_they_saw():
     assert known["ellipses-2d"] is None  # of no size
     assert {name for name, mm in known.items() if mm is None} == {"ellipses-2d"}
     assert known["ct-3d"] == (0.9766, 3.0)
+    assert known["brain-mr-3d"] == (0.7187, 2.0)
     assert read_card("ct-3d").slice_mm == (2.5, 5.0)
     assert known["chest-ct-2d"] == known["chest-ct-patch-2d"] == (1.4062, 3.0)
     assert known["brain-mr-2d"] == known["brain-mr-context-2d"] == (1.0, 1.0)
