@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,7 +18,9 @@ from medinv.errors import DataError, MedinvError
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMERIC = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u")
                                            for bits in (8, 16, 32, 64)))
-_HEADER, _COMPRESSED = 128, 15  # bytes before the first variable; type of a packed one
+_HEADER, _TAG, _COMPRESSED = 128, 8, 15  # bytes before the first variable; type of a packed one
+_CLASSES, _COMPLEX = (6, 15), 0x800  # in the flags of an array: of numbers, of two parts
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)  # int8 to uint32, single, double, int64, uint64
 _USER_BLOCK = 512  # MATLAB puts its own text before the HDF5 signature
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -73,26 +74,56 @@ def _mat_errors(path: Path) -> Iterator[None]:
                         f"{error or type(error).__name__}; save it again, with -v7.3") from error
 
 
+def _variables(path: Path) -> Iterator[tuple[str, int, memoryview]]:
+    """Byte order, type and bytes of each variable of a file of version 5 to 7.2."""
+    content = np.memmap(path, np.uint8, "r").data
+    if 0 in content[:4]:  # version 4
+        return
+    order, at = "<" if content[_HEADER - 2:_HEADER].tobytes() == b"IM" else ">", _HEADER
+    while at + _TAG <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        yield order, kind, content[at + _TAG:at + _TAG + size]
+        at += _TAG + size
+
+
 def _check_packed(path: Path) -> None:
     """Refuse compressed variables that unpack to more than they declare, or than is allowed.
 
     SciPy unpacks as much as the tags inside a variable ask for.
     """
-    with path.open("rb") as file:
-        header = file.read(_HEADER)
-        order = {b"IM": "<", b"MI": ">"}.get(header[_HEADER - 2:])
-        while order and len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}II", tag)
-            if kind != _COMPRESSED:  # only the first variables may be plain: SciPy checks these
-                file.seek(size, os.SEEK_CUR)
-                continue
-            packed = file.read(size)
-            inside = zlib.decompressobj().decompress(packed, 8)
-            declared = struct.unpack(f"{order}II", inside)[1]
-            check_expansion(path, declared, len(packed))
-            if unpacks_beyond(packed, declared + len(inside)):
-                raise DataError(f"{path}: a variable unpacks to more than the {declared} bytes "
-                                "that it declares; the file is damaged, save it again")
+    for order, kind, content in _variables(path):
+        if kind != _COMPRESSED:
+            continue
+        packed = content.tobytes()
+        inside = zlib.decompressobj().decompress(packed, _TAG)
+        declared = struct.unpack(f"{order}II", inside)[1]
+        check_expansion(path, declared, len(packed))
+        if unpacks_beyond(packed, declared + _TAG):
+            raise DataError(f"{path}: a variable unpacks to more than the {declared} bytes "
+                            "that it declares; the file is damaged, save it again")
+
+
+def _check_numbers(path: Path) -> None:
+    """Refuse arrays of a type of numbers that there is not: SciPy crashes on it.
+
+    Layout: MATLAB MAT-File Format (MathWorks), "Level 5 MAT-File Format"; `_check_packed` is past.
+    """
+    for order, kind, content in _variables(path):
+        inside = content
+        if kind == _COMPRESSED:
+            inside = memoryview(zlib.decompress(content))[_TAG:]
+        flags = struct.unpack_from(f"{order}I", inside, _TAG)[0]
+        if not _CLASSES[0] <= flags & 0xFF <= _CLASSES[1]:
+            continue
+        at, n_parts = 2 * _TAG, 4 if flags & _COMPLEX else 3
+        for part in ("sizes", "name", "real part", "imaginary part")[:n_parts]:
+            number, size = struct.unpack_from(f"{order}II", inside, at)
+            if number >> 16:  # up to four bytes stand in the tag
+                number, size = number & 0xFFFF, 0
+            if part.endswith("part") and number not in _NUMBERS:
+                raise DataError(f"{path}: the {part} of an array has numbers of type {number}, "
+                                "which there is not; the file is damaged, save it again")
+            at += _TAG + -(-size // 8) * 8
 
 
 def _read_7(path: Path, choose: Callable[[list[str]], str]) -> Array:
@@ -106,6 +137,7 @@ def _read_7(path: Path, choose: Callable[[list[str]], str]) -> Array:
             raise DataError(f"{path}: expected numbers in {name!r}, found a {kind}; save the full "
                             "numeric array alone")
         check_memory(path, shape, itemsize=32)
+        _check_numbers(path)
         array = np.asarray(loadmat(path, variable_names=[name])[name])
     if array.dtype.kind not in "biufc":
         raise DataError(f"{path}: expected numbers in {name!r}, found {array.dtype}; save the "

@@ -38,7 +38,12 @@ def _https(url: str) -> str:
 
 
 def _expression(pattern: str) -> str:
-    if "subject" not in re.compile(pattern).groupindex:
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a regular expression, got {pattern[:80]!r}: {error}"
+                         ) from error
+    if "subject" not in groups:
         raise ValueError(f"expected a regular expression with a group (?P<subject>...): {pattern}")
     return pattern
 

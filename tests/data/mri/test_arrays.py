@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from scipy.io import savemat
 
 from medinv.data import read_array, read_array_kspace, read_kspace
@@ -99,6 +102,39 @@ def test_fuzz_numpy(tmp_path):
         content = io.BytesIO()
         save(content, samples())
         assert_survives(read_kspace, suffix, [content.getvalue()], 150, answer=KSpace)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("part", "place"), [("real", 0), ("imaginary", 1)])
+def test_matlab_numbers_of_no_type(tmp_path, part, place, packed):
+    """SciPy would crash."""
+    path = tmp_path / "raw.mat"
+    savemat(path, {"raw": np.ones((3, 4), np.complex64)})
+    content = bytearray(path.read_bytes())
+    tag = struct.pack("<II", 7, 4 * 12)  # single precision
+    at = content.index(tag) if place == 0 else content.rindex(tag)
+    content[at:at + 4] = struct.pack("<I", 88)
+    if packed:
+        variable = zlib.compress(content[128:])
+        content[128:] = struct.pack("<II", 15, len(variable)) + variable
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"the {part} part of an array has numbers of type 88"):
+        read_array(path)
+
+
+def test_matlab_variables_of_many_types(tmp_path):
+    """What SciPy and MATLAB write beside an array disturbs no reading of it."""
+    path = tmp_path / "raw.mat"
+    arrays = {kind: np.arange(6).reshape(2, 3).astype(kind) for kind in (
+        "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "?")}
+    others = {"text": "abc", "cell": np.array([1, "a"], object), "struct": {"x": 1.0},
+              "one": 3.0, "none": np.zeros((0, 2)), "sparse": sparse.eye_array(3, format="csc")}
+    for packed in (False, True):
+        savemat(path, {f"a_{name}".replace("?", "b"): array for name, array in arrays.items()}
+                | others, do_compression=packed)
+        for name, array in arrays.items():
+            key = f"a_{name}".replace("?", "b")
+            np.testing.assert_array_equal(read_array(path, key=key), array)
 
 
 def test_fuzz_matlab(tmp_path):

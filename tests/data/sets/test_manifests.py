@@ -63,6 +63,13 @@ def test_splits_must_not_share_voxels(tmp_path, train):
         load_manifest(write_manifest(tmp_path, LOCAL, splits=splits))
 
 
+@pytest.mark.parametrize("subject", ["(", "(?P<1e308>x)", "(?P<subject>x", "a{99999999999999}",
+                                     "(" * 3000, "[0-9]+"])
+def test_subjects_are_found_by_a_regular_expression(tmp_path, subject):
+    with pytest.raises(DataError, match="subject: Value error, expected a regular expression"):
+        load_manifest(write_manifest(tmp_path, LOCAL, subject=subject))
+
+
 def test_local_file_is_found_by_name_or_path(tmp_path, monkeypatch):
     manifest = load_manifest(write_manifest(tmp_path, LOCAL))
     root = tmp_path / "root"
