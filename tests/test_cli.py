@@ -336,7 +336,7 @@ def test_the_precision_of_the_environment_is_recorded(ct_recipe, tmp_path, monke
     facts = json.loads((tmp_path / "out.json").read_text())
     assert (facts["precision"], facts["recipe"]["precision"]) == ("float32", "auto")
     monkeypatch.setenv("MEDINV_PRECISION", "double")
-    assert_user_error(medinv("reconstruct", ct_recipe, "-o", tmp_path / "out.nii.gz"),
+    assert_user_error(medinv("reconstruct", ct_recipe, "-o", tmp_path / "another.nii.gz"),
                       "MEDINV_PRECISION: expected auto, float32, bfloat16")
 
 

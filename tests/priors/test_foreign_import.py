@@ -218,6 +218,6 @@ def test_the_command(tmp_path):
     assert load_prior(out).scale == IntensityScale(value=0.02)
     result = CliRunner().invoke(app, [*arguments, "--scale", "1", "--percentile", "99"])
     assert result.exit_code == 2
-    result = CliRunner().invoke(app, [*arguments[:3], "nothing", *arguments[4:]])
+    result = CliRunner().invoke(app, [*arguments[:3], "nothing", "-o", str(tmp_path / "another")])
     assert result.exit_code == 2
     assert "no published configuration" in result.output
