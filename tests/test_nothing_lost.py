@@ -96,6 +96,7 @@ def commands(work: Path, out: Path) -> dict[str, list[object]]:
         "plan": ["plan", work / "ct.yaml"],
         "evaluate": ["evaluate", work / "ct.nii.gz", work / "ct.nii.gz", "--hu"],
         "check-operator": ["check-operator", work / "ct.yaml", "--set", "measurement.views=4"],
+        "exactness": ["exactness", "--method", "DDS"],
         "solvers": ["solvers"], "priors": ["priors"], "recipes": ["recipes"], "data": ["data"],
         "recipes schema": ["recipes", "schema"], "data show": ["data", "show", "colin27"],
     }

@@ -261,7 +261,7 @@ def test_an_image_that_is_not_finite_is_refused_where_it_begins(ct_content, tmp_
         return denoise(self, x, sigma, context) * (math.nan if 0.05 < float(sigma) < 5 else 1)
 
     monkeypatch.setattr(NetworkPrior, "forward", broken)
-    with pytest.raises(NumericalError, match=r"DDS, step 2 of 3: \d+ of \d+ values"):
+    with pytest.raises(NumericalError, match="step 2 of 3: the image is no longer finite"):
         medinv.reconstruct(recipe=recipe, output=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
