@@ -40,6 +40,13 @@ def test_a_plan_names_time_and_memory_of_every_method(content):
     assert "slices at a time" in str(cost)
 
 
+def test_a_plan_counts_every_sample(content):
+    """Twenty samples take twenty times one; two trials' times differ by less than fivefold."""
+    one, twenty = (plan_recipe(validate_recipe(content | {"samples": n}, "test")).seconds["DDS"]
+                   for n in (1, 20))
+    assert twenty > 4 * one
+
+
 def test_a_run_says_its_plan_before_it_starts(content):
     stages = []
     run_recipe(validate_recipe(content, "test"), on_progress=lambda p: stages.append(p.stage))

@@ -266,6 +266,15 @@ def test_an_image_that_is_not_finite_is_refused_where_it_begins(ct_content, tmp_
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
+def test_an_image_of_a_classical_method_is_finite_or_refused(ct_content, tmp_path, monkeypatch):
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", ct_content)
+    monkeypatch.setattr(medinv.FBP, "__call__", lambda self, problem, **_: problem.A.adjoint(
+        problem.y) * math.nan)
+    with pytest.raises(NumericalError, match=r"FBP: \d+ of \d+ values of the image are NaN"):
+        medinv.reconstruct(recipe=recipe, output=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
 def test_samples_are_averaged_and_both_are_kept(ct_content, tmp_path):
     run = run_recipe(reconstruct_recipe(ct_content | {"samples": 2}))
     other = run_recipe(reconstruct_recipe(ct_content | {"seed": 1, "baselines": []}))

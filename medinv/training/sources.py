@@ -142,7 +142,11 @@ class TrainingSlices:
     def _units(self, volume: Tensor) -> Tensor:
         if self.kind == "ct":
             return (1 + volume / 1000).clamp_(min=0, max=4)
-        return volume.clamp(min=0) / float(np.quantile(volume.numpy(), self.percentile / 100))
+        scale = float(np.quantile(volume.numpy(), self.percentile / 100))
+        if not scale > 0:
+            raise DataError(f"expected an MR volume with positive intensities, got {scale:.4g} as "
+                            f"percentile {self.percentile:g}; CT needs images.kind: ct")
+        return volume.clamp(min=0) / scale
 
 
 def source_volumes(source: Source, images: Images, part: Part) -> list[Volume]:

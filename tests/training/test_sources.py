@@ -158,10 +158,25 @@ def test_images_that_are_not_turned_stay_upright(folder):
     assert float(mean[:4].mean()) > 0.9 > 0.1 > float(mean[-4:].mean())
 
 
+@pytest.fixture
+def mr_folder(folder):
+    """The same volumes, of positive intensities."""
+    for path in folder.iterdir():
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata() + 1000, image.affine), path)
+    return folder
+
+
+def test_mr_volumes_have_positive_intensities(folder):
+    images = config({"folder": str(folder)}).images.model_copy(update={"kind": "complex-mr"})
+    with pytest.raises(DataError, match=r"positive intensities, got -.* images\.kind: ct"):
+        ImageSampler(images).batch(4, generator(0, 0))
+
+
 @pytest.mark.parametrize("validation", [False, True])
-def test_images_have_a_random_phase_or_none(folder, validation):
+def test_images_have_a_random_phase_or_none(mr_folder, validation):
     def images(*, phase):
-        return config({"folder": str(folder), "validation_share": 0.4}).images.model_copy(
+        return config({"folder": str(mr_folder), "validation_share": 0.4}).images.model_copy(
             update={"kind": "complex-mr", "phase": phase})
 
     with_phase, without = (
