@@ -113,7 +113,7 @@ def test_a_gradient_holds_one_part_at_a_time(wrap):
 def test_a_slice_prior_needs_images():
     with pytest.raises(ShapeError, match="2D prior"):
         SlicePrior(GaussianPrior(torch.zeros(1, 1, 1), torch.eye(1)))
-    with pytest.raises(ShapeError, match=r"got \(8, 8\)"):
+    with pytest.raises(ShapeError, match=r"got torch.float32 \(8, 8\)"):
         SlicePrior(tiny_prior(complex_images=False))(torch.zeros(8, 8), 0.1)
 
 
