@@ -50,7 +50,7 @@ def spectrum(A: LinearOperator) -> Spectrum:
 
     Example:
         >>> from medinv.operators import Inpainting
-        >>> svd = spectrum(Inpainting((2, 2), torch.tensor([[True, False], [True, True]])))
+        >>> svd = spectrum(Inpainting(torch.tensor([[True, False], [True, True]])))
         >>> svd.values.sort().values.round(decimals=4).flatten().tolist()
         [0.0, 1.0, 1.0, 1.0]
     """

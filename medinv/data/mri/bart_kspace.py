@@ -36,6 +36,7 @@ def read_bart_kspace(path: str | Path, trajectory: str | Path | None = None,
             samples on a trajectory that is not given.
 
     >>> import tempfile
+    >>> import torch
     >>> from medinv.data.mri.bart import write_cfl
     >>> name = Path(tempfile.mkdtemp(), "scan.cfl")
     >>> write_cfl(torch.ones(8, 64, 48) + 0j, name, "coil ky kx")
@@ -58,6 +59,7 @@ def read_bart_kspace(path: str | Path, trajectory: str | Path | None = None,
 def planar(data: Tensor) -> Tensor:
     """(slice, coil, z, y, x) as (slice, coil, y, x) where the last three have a size of 1.
 
+    >>> import torch
     >>> planar(torch.zeros(1, 8, 96, 64, 1)).shape
     torch.Size([1, 8, 96, 64])
     """
